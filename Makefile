@@ -1,0 +1,53 @@
+# One command for each thing a user or a developer does; `make help` lists them.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+
+PYTHON ?= python3.11
+VENV ?= .venv
+ARGS ?=
+BIN = $(VENV)/bin
+
+.PHONY: help demo ceiling test test-fast check format clean python venv-demo venv-dev
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | awk -F'\t' '{ printf "make %-10s %s\n", $$1, $$2 }'
+	@echo
+	@echo "Settings:  make demo ARGS=\"--run-config 'rounds=3'\""
+	@echo "Variables: PYTHON=$(PYTHON) VENV=$(VENV)"
+
+demo: venv-demo ## run FedPepTAO on the embedded data with the packaged model (ARGS: of fedpeptao run)
+	@exec $(BIN)/fedpeptao run . $(ARGS)
+
+ceiling: venv-demo ## train centrally with as many optimiser steps, for comparison (ARGS: of fedpeptao ceiling)
+	@exec $(BIN)/fedpeptao ceiling $(ARGS)
+
+test: venv-dev ## all tests (ARGS: of pytest)
+	@exec $(BIN)/python -m pytest $(ARGS)
+
+test-fast: venv-dev ## the tests that start neither Ray nor servers (ARGS: of pytest)
+	@exec $(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+check: venv-dev ## lint, format and type checks
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: venv-dev ## format the code, mend what ruff can mend
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+clean: ## remove .venv, caches and build output (run folders stay)
+	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The two environments; the second holds the first. Nothing is installed while pyproject.toml's requirements and
+# constraints.txt are the ones installed last (a stamp file in the environment remembers them).
+venv-demo venv-dev: venv-%: python
+	@$(PYTHON) .ci/install.py $(VENV) $*
+
+python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo "$(PYTHON) does not run here, or is older than 3.11: install Python 3.11," \
+		     "or name one with make PYTHON=/path/to/python3.11 ..." >&2; exit 1; }

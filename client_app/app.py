@@ -1,0 +1,103 @@
+"""The ClientApp: decode a message, ask the host for each client it names, encode the answers.
+
+A client that fails is data: its answer says why, the others of the same node answer as usual, and the round goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+from client_app import host
+from client_app.state import DiskStore, StateStore
+from federation import records, resources
+from federation.codec import Codec, make_codec
+from federation.messages import Ask, EvaluateReply, MessageError, RollCallReply, TrainReply
+from federation.run_paths import state_folder
+from federation.settings import Settings, parse
+from models.layout import Layout
+
+logger = logging.getLogger("flwr")
+app = ClientApp()
+
+Reply = TypeVar("Reply")
+
+
+@app.query("roll_call")
+def roll_call(message: Message, context: Context) -> Message:
+    """Who lives here, with how many examples, which labels and which scores."""
+    settings = _settings(context)
+    ask = records.decode_roll_call(message.content)
+    replies = _answers(
+        _clients(settings, context),
+        lambda client: host.roll_call(settings, client, ask.score),
+        lambda client, why: RollCallReply(client, fault=why),
+    )
+    return Message(records.encode_roll_call_replies(replies), reply_to=message)
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """A round of local training for each client the message names."""
+    settings = _settings(context)
+    ask, layout, codec, store = _open(message, settings, context)
+    accepted = dict(zip(ask.clients, ask.accepted, strict=True))
+    replies = _answers(
+        ask.clients,
+        lambda client: host.train(settings, ask, client, accepted[client], store),
+        lambda client, why: TrainReply(client, ask.round, fault=why),
+    )
+    return Message(records.encode_train_replies(replies, layout, codec), reply_to=message)
+
+
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """An evaluation of each client the message names, on its own shard."""
+    settings = _settings(context)
+    ask, _, _, store = _open(message, settings, context)
+    accepted = dict(zip(ask.clients, ask.accepted, strict=True))
+    replies = _answers(
+        ask.clients,
+        lambda client: host.evaluate(settings, ask, client, accepted[client], store),
+        lambda client, why: EvaluateReply(client, ask.round, fault=why),
+    )
+    return Message(records.encode_evaluate_replies(replies), reply_to=message)
+
+
+def _settings(context: Context) -> Settings:
+    settings = parse(context.run_config)
+    resources.set_threads(settings)
+    return settings
+
+
+def _clients(settings: Settings, context: Context) -> list[int]:
+    node, nodes = int(context.node_config["partition-id"]), int(context.node_config["num-partitions"])
+    return host.clients_of_node(settings.federation.clients, node, nodes)
+
+
+def _open(message: Message, settings: Settings, context: Context) -> tuple[Ask, Layout, Codec, StateStore]:
+    """A message's content, checked against what this node expects to receive."""
+    header = records.decode_header(message.content)
+    strangers = sorted(set(header.clients) - set(_clients(settings, context)))
+    if strangers:
+        raise MessageError(f"clients {strangers} do not live on this node")
+    layout = host.travelling_layout(settings, header.layers, len(header.labels))
+    codec = make_codec(settings.server.precision)
+    store = DiskStore(state_folder(settings, header.run, context.node_config))
+    return records.decode_ask(message.content, layout, codec), layout, codec, store
+
+
+def _answers(clients: Iterable[int], work: Callable[[int], Reply], failed: Callable[[int, str], Reply]) -> list[Reply]:
+    """Each client's answer; one that raises answers with why, and the log has its traceback."""
+    replies = []
+    for client in clients:
+        try:
+            replies.append(work(client))
+        except Exception as error:  # whatever it is, the other clients of this node must still answer
+            logger.exception("client %d failed", client)
+            replies.append(failed(client, f"{type(error).__name__}: {error}"))
+    return replies

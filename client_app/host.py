@@ -1,0 +1,217 @@
+"""What a node does for each client it hosts: roll call, training, evaluation. It knows no Flower.
+
+The model and the data are the process's (federation/resources.py); a client's own state lies behind a port (client_app/state.py).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from models.prompted import PromptedModel
+from torch import Tensor
+
+from client_app.local_update import SGD, Adam, DeviceOptimizer, Losses, SharedAdam, local_update
+from client_app.state import ClientState, StateStore
+from data.batches import Encoded, length_batches, score_batches
+from federation import resources
+from federation.codec import make_codec, rounded
+from federation.evaluation import Counts, batch_inputs, count, targets
+from federation.messages import Ask, EvaluateReply, Evaluation, RollCallReply, TrainReply
+from federation.randomness import generator, torch_seed
+from federation.settings import Settings
+from models.layout import Layout
+from strategies.selection import SCORE_BATCH, batch_score, travelling_names
+
+logger = logging.getLogger(__name__)
+
+
+def clients_of_node(clients: int, node: int, nodes: int) -> list[int]:
+    """Client i lives on node i mod (number of nodes)."""
+    return list(range(node, clients, nodes))
+
+
+def roll_call(settings: Settings, client: int, score: bool) -> RollCallReply:
+    """n_i, K_i, labels, data hash, and the scores of section 2.1 if asked."""
+    train, validation = _shard(settings, client)
+    if not len(train):
+        return RollCallReply(client, fault="it has no training examples")
+    local = settings.local
+    return RollCallReply(
+        client=client,
+        examples=len(train),
+        validation_examples=len(validation),
+        steps=local.local_epochs * -(-len(train) // local.batch_size),
+        labels=sorted(set(train.labels)),
+        data=resources.splits(settings).sha256,
+        cut=train.cut + validation.cut,
+        scores=layer_scores(settings, client, train) if score else [],
+    )
+
+
+def layer_scores(settings: Settings, client: int, train: Encoded) -> list[float]:
+    """zeta_i per layer: dropout off, no prompts; empty if the client has fewer than a batch of different examples."""
+    backbone = resources.backbone(settings)
+    rng = generator(settings.federation.seed, "score", client)
+    per_batch = []
+    for rows in score_batches(train, SCORE_BATCH, settings.selection.score_batches, rng):
+        inputs = batch_inputs(backbone, train, rows)
+        per_batch.append([batch_score(h, inputs["attention_mask"]) for h in backbone.block_outputs(inputs)])
+    return [float(mean) for mean in np.mean(per_batch, axis=0)] if per_batch else []
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a client goes on from: the model, its rows, and the state of the last accepted round.
+
+    Attributes:
+        layout: the model's parameters, those that travel first.
+        shared: R_s, how many travel.
+        row: x_i, [R] float32.
+        control: c_i, [R_s]; zeros where there is none of this epoch.
+        state_round: the round of that state; 0 for a new one.
+    """
+
+    model: PromptedModel
+    layout: Layout
+    shared: int
+    row: Tensor
+    initial: Tensor
+    control: Tensor
+    state_round: int
+
+
+def start(settings: Settings, ask: Ask, client: int, accepted: int, store: StateStore) -> Start:
+    """Two-phase: the store commits or drops what is pending, as the server's last accepted round says."""
+    model = resources.prompted(settings, ask.layers, len(ask.labels))
+    layout = model.layout.first(travelling_names(model.layout, ask.layers))
+    initial = layout.flatten(
+        model.layout.unflatten(model.initial(settings.federation.seed, settings.model.prompt_init_std))
+    )
+    shared = len(ask.shared)
+    state = store.resume(client, accepted)
+    local = initial[shared:] if state is None else state.local
+    control = state.control if state is not None and state.epoch == ask.epoch else torch.zeros(shared)
+    return Start(
+        model=model,
+        layout=layout,
+        shared=shared,
+        row=torch.cat([ask.shared, local]),
+        initial=torch.cat([ask.shared, initial[shared:]]),
+        control=control,
+        state_round=0 if state is None else state.round,
+    )
+
+
+def travelling_layout(settings: Settings, layers: tuple[int, ...], labels: int) -> Layout:
+    """The parameters that travel, in the order of x."""
+    model = resources.prompted(settings, layers, labels)
+    return model.layout.select(travelling_names(model.layout, layers))
+
+
+def train(settings: Settings, ask: Ask, client: int, accepted: int, store: StateStore) -> TrainReply:
+    """Evaluates what it received, trains, keeps what stays here, and answers with Delta_i (section 2.4).
+
+    Raises:
+        FloatingPointError: training diverged.
+    """
+    begun = start(settings, ask, client, accepted, store)
+    train_shard, validation_shard = _shard(settings, client)
+    evaluation = _evaluate(settings, begun, validation_shard, ask.labels, shared_too=False)
+    device = begun.model.backbone.device
+    d = None if ask.control is None else (ask.control - begun.control)[None].to(device)
+    blocks = begun.layout.select(travelling_names(begun.model.layout, ask.layers)).blocks
+    shared_moments = settings.local.device_second_moment == "shared"
+    torch.manual_seed(torch_seed(settings.federation.seed, "dropout", client, ask.round))
+    begun.model.backbone.train(True)
+    try:
+        result = local_update(
+            begun.row[None].to(device),
+            _batches(settings, train_shard, client, ask.round),
+            _losses(begun, train_shard, ask.labels),
+            device_optimizer(settings, ask, blocks, device),
+            d,
+            blocks if shared_moments else (),
+        )
+    finally:
+        begun.model.backbone.train(False)
+        begun.model.unbind()
+    row = result.rows[0].cpu()
+    delta = rounded(make_codec(settings.server.precision), ask.shared - row[: begun.shared])
+    control = begun.control
+    if ask.control is not None:
+        control = control + delta / (result.steps * settings.local.learning_rate) - ask.control
+    store.keep(client, ClientState(ask.round, ask.epoch, row[begun.shared :], control))
+    return TrainReply(
+        client=client,
+        round=ask.round,
+        examples=len(train_shard),
+        steps=result.steps,
+        train_loss=float(result.losses[0]),
+        control_round=begun.state_round,
+        evaluation=evaluation,
+        delta=delta,
+        second_moments=result.second_moments[0].to(torch.float32) if shared_moments else None,
+    )
+
+
+def evaluate(settings: Settings, ask: Ask, client: int, accepted: int, store: StateStore) -> EvaluateReply:
+    """Its evaluation shard, with its own prompts and with the shared model."""
+    begun = start(settings, ask, client, accepted, store)
+    _, validation_shard = _shard(settings, client)
+    return EvaluateReply(client, ask.round, "", _evaluate(settings, begun, validation_shard, ask.labels, True))
+
+
+def device_optimizer(settings: Settings, ask: Ask, blocks: Sequence[slice], device: torch.device) -> DeviceOptimizer:
+    """A fresh one for this round."""
+    local = settings.local
+    if local.device_optimizer == "sgd":
+        return SGD(local.learning_rate, local.clip_norm)
+    if ask.second_moments is None:  # not shared, or the first round: the device's own v
+        return Adam(local.learning_rate, local.weight_decay, local.clip_norm)
+    sizes = torch.tensor([block.stop - block.start for block in blocks])
+    vbar = ask.second_moments.repeat_interleave(sizes).to(device)
+    return SharedAdam(local.learning_rate, local.weight_decay, local.clip_norm, vbar)
+
+
+def _losses(begun: Start, shard: Encoded, labels: Sequence[str]) -> Losses[list[int]]:
+    """The model as a function from (rows [1, R], numbers of examples) to a mean cross-entropy [1]."""
+    wanted = targets(shard, labels).to(begun.model.backbone.device)
+
+    def losses(rows: Tensor, batch: list[int]) -> Tensor:
+        begun.model.bind(rows, begun.layout)
+        logits = begun.model.logits(batch_inputs(begun.model.backbone, shard, batch))
+        return torch.nn.functional.cross_entropy(logits, wanted[batch])[None]
+
+    return losses
+
+
+def _batches(settings: Settings, shard: Encoded, client: int, round_number: int) -> Iterator[list[int]]:
+    """E local epochs in batches of similar length, in an order of (seed, client, round, epoch)."""
+    lengths = [len(ids) for ids in shard.input_ids]
+    for epoch in range(settings.local.local_epochs):
+        rng = generator(settings.federation.seed, "batches", client, round_number, epoch)
+        yield from length_batches(lengths, settings.local.batch_size, rng)
+
+
+def _evaluate(settings: Settings, begun: Start, shard: Encoded, labels: Sequence[str], shared_too: bool) -> Evaluation:
+    model, device = begun.model, begun.model.backbone.device
+    size = settings.run.evaluation_batch_size
+    model.bind(begun.row[None].to(device), begun.layout)
+    own = count(model, shard, labels, size)
+    together = Counts()
+    if shared_too:
+        if not torch.equal(begun.row, begun.initial):
+            model.bind(begun.initial[None].to(device), begun.layout)
+            together = count(model, shard, labels, size)
+        else:
+            together = own
+    return Evaluation(own.examples, own.correct, own.loss_sum, together.correct, together.loss_sum)
+
+
+def _shard(settings: Settings, client: int) -> tuple[Encoded, Encoded]:
+    data, rows = resources.tokenised(settings), resources.shards(settings)
+    return data.train.select(rows.train[client]), data.validation.select(rows.validation[client])

@@ -1,0 +1,165 @@
+"""A device's training in one round (section 2.4 of docs/ALGORITHMS.md).
+
+    x_i <- x ; m, v <- 0                                          the restart is part of the method
+    d   = c - c_i on the shared part, 0 elsewhere                 (0 without device correction)
+    SGD:          x_i <- x_i - eta clip( grad + d )
+    Adam:         g = clip( grad ) ;  x_i <- x_i - eta ( mhat/(sqrt(vhat) + eps) + wd x_i ) ;  x_i <- x_i - eta d
+    Adam, shared: g = clip( grad + sqrt(vbar) d ) ;  x_i <- x_i - eta ( mhat/(sqrt(vbar) + eps) + wd x_i )
+
+It works on a stack [C, R] of parameter vectors: C clients, each with its own gradient, clipping and moments, R parameters of which the
+first `shared` travel. The model appears only as a function from such a stack to one loss per client.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+BETA_1, BETA_2, EPS = 0.9, 0.999, 1e-8
+
+Batch = TypeVar("Batch")
+Losses = Callable[[Tensor, Batch], Tensor]  # (rows [C, R], batch) -> mean loss per client [C]
+
+
+class DeviceOptimizer(Protocol):
+    """One step on a stack, in place; a fresh one each round, so that moments restart."""
+
+    def step(self, x: Tensor, grad: Tensor, d: Tensor | None) -> None:
+        """x, grad: [C, R]; d: c - c_i, [C, shared], or None without device correction."""
+
+
+@dataclass
+class SGD:
+    """Plain steps of size eta on the clipped, corrected gradient."""
+
+    eta: float
+    clip_norm: float
+
+    def step(self, x: Tensor, grad: Tensor, d: Tensor | None) -> None:
+        """x <- x - eta clip(grad + d)."""
+        x.sub_(clip(_plus(grad, d), self.clip_norm), alpha=self.eta)
+
+
+class Adam:
+    """Adam with decoupled weight decay (AdamW), and the correction after the step."""
+
+    def __init__(self, eta: float, weight_decay: float, clip_norm: float) -> None:
+        self.eta, self.weight_decay, self.clip_norm = eta, weight_decay, clip_norm
+        self.t = 0
+        self.m = self.v = torch.zeros(())
+
+    def step(self, x: Tensor, grad: Tensor, d: Tensor | None) -> None:
+        """x <- x - eta (mhat/(sqrt(vhat) + eps) + wd x), then x <- x - eta d on the shared part."""
+        m_hat, v_hat = self._moments(clip(grad, self.clip_norm))
+        x.sub_(m_hat / (v_hat.sqrt() + EPS) + self.weight_decay * x, alpha=self.eta)
+        if d is not None:
+            x[:, : d.shape[1]].sub_(d, alpha=self.eta)
+
+    def _moments(self, g: Tensor) -> tuple[Tensor, Tensor]:
+        self.t += 1
+        self.m = BETA_1 * self.m + (1 - BETA_1) * g
+        self.v = BETA_2 * self.v + (1 - BETA_2) * g * g
+        return self.m / (1 - BETA_1**self.t), self.v / (1 - BETA_2**self.t)
+
+
+class SharedAdam(Adam):
+    """Adam whose second moment on the shared part is the server's, held fixed in the round.
+
+    Then the correction can go inside the clip, and the fixed point is the optimum of the whole federation's objective.
+
+    Args:
+        vbar: [shared], each block's number repeated over the block.
+    """
+
+    def __init__(self, eta: float, weight_decay: float, clip_norm: float, vbar: Tensor) -> None:
+        super().__init__(eta, weight_decay, clip_norm)
+        self.root = vbar.sqrt()
+
+    def step(self, x: Tensor, grad: Tensor, d: Tensor | None) -> None:
+        """x <- x - eta (mhat/(sqrt(vbar) + eps) + wd x), with sqrt(vbar) d inside the clip; the local part keeps its own v."""
+        scaled = None if d is None else self.root * d
+        m_hat, v_hat = self._moments(clip(_plus(grad, scaled), self.clip_norm))
+        root = v_hat.sqrt()
+        root[:, : self.root.shape[0]] = self.root
+        x.sub_(m_hat / (root + EPS) + self.weight_decay * x, alpha=self.eta)
+
+
+@dataclass(frozen=True)
+class LocalResult:
+    """What one round of training made of a stack.
+
+    Attributes:
+        rows: x_i, [C, R].
+        steps: K_i.
+        losses: mean training loss per client over its steps, [C].
+        second_moments: s_i, mean over the block and the steps of grad^2, [C, blocks].
+    """
+
+    rows: Tensor
+    steps: int
+    losses: Tensor
+    second_moments: Tensor
+
+
+def local_update(
+    rows: Tensor,
+    batches: Iterable[Batch],
+    losses: Losses[Batch],
+    optimizer: DeviceOptimizer,
+    d: Tensor | None = None,
+    blocks: Sequence[slice] = (),
+) -> LocalResult:
+    """Trains a stack of clients on as many batches as there are.
+
+    Args:
+        rows: where each client starts, [C, R]; left as it is.
+        batches: K_i of them, each holding every client's examples.
+        losses: mean loss per client for a stack and a batch.
+        optimizer: fresh for this round.
+        d: c - c_i, [C, shared].
+        blocks: the blocks of shared parameters whose squared gradients are averaged.
+
+    Raises:
+        FloatingPointError: a loss that is not finite.
+    """
+    x = rows.detach().clone()
+    steps, loss_sum = 0, torch.zeros(len(x), dtype=torch.float64)
+    squares = torch.zeros(len(x), len(blocks), dtype=torch.float64)
+    for batch in batches:
+        grad, loss = gradient(x, batch, losses)
+        if not torch.isfinite(loss).all():
+            raise FloatingPointError(
+                f"the training loss is {loss.tolist()} at step {steps + 1}: try a lower learning-rate"
+            )
+        for b, block in enumerate(blocks):
+            squares[:, b] += grad[:, block].to(torch.float64).square().mean(dim=1).cpu()
+        optimizer.step(x, grad, d)
+        steps += 1
+        loss_sum += loss.to(torch.float64).cpu()
+    divisor = max(1, steps)
+    return LocalResult(x, steps, loss_sum / divisor, squares / divisor)
+
+
+def gradient(x: Tensor, batch: Batch, losses: Losses[Batch]) -> tuple[Tensor, Tensor]:
+    """Gradient [C, R] and loss [C] at x; clients do not mix, so the sum of losses gives each its own gradient."""
+    leaf = x.detach().requires_grad_()
+    loss = losses(leaf, batch)
+    (grad,) = torch.autograd.grad(loss.sum(), leaf)
+    return grad, loss.detach()
+
+
+def clip(g: Tensor, norm: float) -> Tensor:
+    """Each row of g [C, R] scaled down to at most this 2-norm."""
+    return g * (norm / g.norm(dim=1, keepdim=True).clamp_min(norm))
+
+
+def _plus(grad: Tensor, d: Tensor | None) -> Tensor:
+    if d is None:
+        return grad
+    grad = grad.clone()
+    grad[:, : d.shape[1]] += d
+    return grad

@@ -1,0 +1,126 @@
+"""Where a client's state lives between rounds, in two phases (section 2.5: commit on acknowledgement).
+
+A client keeps the state whose round the server has accepted, and the one it made last, whose fate it does not know yet. Each message
+tells it the last round in which its reply was accepted; it goes on from the state of that round. So late, refused and lost
+replies leave both ends in agreement.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ClientState:
+    """What stays on the device.
+
+    Attributes:
+        round: the round that made it.
+        epoch: of its control variate.
+        local: the parameters that never travel, [R_local] float32.
+        control: c_i over those that do, [R] float32.
+    """
+
+    round: int
+    epoch: int
+    local: Tensor
+    control: Tensor
+
+
+class StateStore(Protocol):
+    """The port: two verbs."""
+
+    def resume(self, client: int, accepted: int) -> ClientState | None:
+        """The state of round `accepted`, which is committed; others are dropped. None: there is no such state (or it was lost)."""
+
+    def keep(self, client: int, state: ClientState) -> None:
+        """Keeps a state whose reply is not accepted yet."""
+
+
+class DiskStore:
+    """A folder per client with `accepted.safetensors` and `pending.safetensors`; writes are atomic.
+
+    Args:
+        folder: of one run.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def resume(self, client: int, accepted: int) -> ClientState | None:
+        """See StateStore. A file that cannot be read is set aside as `.damaged` and counts as lost."""
+        kept, pending = self._path(client, "accepted"), self._path(client, "pending")
+        state = _read(pending)
+        if accepted and state is not None and state.round == accepted:
+            os.replace(pending, kept)
+            return state
+        pending.unlink(missing_ok=True)
+        state = _read(kept)
+        if state is None or state.round != accepted:
+            kept.unlink(missing_ok=True)
+            return None
+        return state
+
+    def keep(self, client: int, state: ClientState) -> None:
+        """Writes the pending state; a crash in between leaves the old one or the new one."""
+        path = self._path(client, "pending")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".tmp")
+        tensors = {
+            "local": state.local.detach().cpu().contiguous(),
+            "control": state.control.detach().cpu().contiguous(),
+        }
+        temporary.write_bytes(save(tensors, {"round": str(state.round), "epoch": str(state.epoch)}))
+        os.replace(temporary, path)
+
+    def _path(self, client: int, phase: str) -> Path:
+        return self._folder / f"client-{client}" / f"{phase}.safetensors"
+
+
+def _read(path: Path) -> ClientState | None:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata()
+            return ClientState(
+                int(metadata["round"]), int(metadata["epoch"]), file.get_tensor("local"), file.get_tensor("control")
+            )
+    except FileNotFoundError:
+        return None
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        aside = path.with_suffix(".damaged")
+        logger.warning("%s cannot be read (%s): set aside as %s, the client starts anew", path, error, aside.name)
+        os.replace(path, aside)
+        return None
+
+
+class MemoryStore:
+    """The same in memory, for tests and experiments of one process."""
+
+    def __init__(self) -> None:
+        self._accepted: dict[int, ClientState] = {}
+        self._pending: dict[int, ClientState] = {}
+
+    def resume(self, client: int, accepted: int) -> ClientState | None:
+        """See StateStore."""
+        pending = self._pending.pop(client, None)
+        if accepted and pending is not None and pending.round == accepted:
+            self._accepted[client] = pending
+        state = self._accepted.get(client)
+        if state is None or state.round != accepted:
+            self._accepted.pop(client, None)
+            return None
+        return state
+
+    def keep(self, client: int, state: ClientState) -> None:
+        """See StateStore."""
+        self._pending[client] = state

@@ -1,0 +1,158 @@
+"""Text as token ids, and which examples share a batch.
+
+Texts are encoded once per process and padded batch by batch, to the longest of the batch and no further.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import Tensor
+from transformers import BatchEncoding, PreTrainedTokenizerBase
+
+from fedpeptao.errors import InputError
+
+POOL_BATCHES = 8
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Token ids of n texts, special tokens included, not padded.
+
+    token_type_ids has the shape of input_ids, or is None where the tokenizer makes none; cut counts the texts that
+    were longer than max-length.
+    """
+
+    input_ids: list[list[int]]
+    token_type_ids: list[list[int]] | None
+    labels: list[str]
+    cut: int
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+    def select(self, indices: Sequence[int] | np.ndarray) -> Encoded:
+        """These examples in this order; cut stays that of the whole."""
+        types = self.token_type_ids
+        return Encoded(
+            [self.input_ids[i] for i in indices],
+            None if types is None else [types[i] for i in indices],
+            [self.labels[i] for i in indices],
+            self.cut,
+        )
+
+
+def encode(
+    dataset: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_length: int,
+    positions: int | None,
+    key: str = "max-length",
+) -> Encoded:
+    """Token ids of all rows (columns text, label, where there is one text_pair).
+
+    Args:
+        dataset: n rows.
+        tokenizer: the model's own.
+        max_length: tokens, special ones included, that a text is cut to (pairs: the longer of the two first); 0: never.
+        positions: tokens the model has room for beside the prompt; None: no limit.
+        key: the setting behind max_length, for messages.
+
+    Raises:
+        InputError: max_length is negative, more than positions, or has no room for text beside the special tokens; a
+            text that may not be cut is longer than positions; a text has no tokens.
+    """
+    texts = list(dataset["text"])
+    pairs = list(dataset["text_pair"]) if "text_pair" in dataset.column_names else None
+    check_max_length(max_length, positions, tokenizer.num_special_tokens_to_add(pair=pairs is not None), key)
+    encoding = tokenizer(texts, pairs, padding=False, truncation=False, verbose=False)
+    input_ids: list[list[int]] = encoding["input_ids"]
+    token_type_ids: list[list[int]] | None = encoding.get("token_type_ids")
+    lengths = [len(ids) for ids in input_ids]
+    if 0 in lengths:
+        raise InputError("dataset", texts[lengths.index(0)], "this text has no tokens", "Remove it from the data")
+    if max_length == 0 and positions is not None and max(lengths, default=0) > positions:
+        row = int(np.argmax(np.array(lengths) > positions))
+        problem = f"row {row} has {lengths[row]} tokens, and the model has room for {positions} beside the prompt"
+        raise InputError(key, max_length, problem, f"Give {positions} or less to cut it, or fewer prompt-tokens")
+    too_long = [row for row, length in enumerate(lengths) if 0 < max_length < length]
+    if too_long:
+        cut: BatchEncoding = tokenizer(
+            [texts[row] for row in too_long],
+            None if pairs is None else [pairs[row] for row in too_long],
+            padding=False,
+            truncation="longest_first",
+            max_length=max_length,
+        )
+        for place, row in enumerate(too_long):
+            input_ids[row] = cut["input_ids"][place]
+            if token_type_ids is not None:
+                token_type_ids[row] = cut["token_type_ids"][place]
+    return Encoded(input_ids, token_type_ids, list(dataset["label"]), len(too_long))
+
+
+def check_max_length(max_length: int, positions: int | None, special: int, key: str) -> None:
+    """Refuse a length that the model or the special tokens have no room for."""
+    if max_length < 0:
+        raise InputError(key, max_length, "there are no texts of negative length", "Give 0 to cut none")
+    if positions is not None and max_length > positions:
+        problem = f"the model has room for {positions} tokens beside the prompt"
+        raise InputError(key, max_length, problem, f"Give {positions} or less, or fewer prompt-tokens")
+    if 0 < max_length <= special:
+        problem = f"{special} special tokens leave no room for text"
+        raise InputError(key, max_length, problem, f"Give {special + 1} or more, or 0 to cut none")
+
+
+def pad(
+    encoded: Encoded, indices: Sequence[int], *, pad_token_id: int, device: str | torch.device = "cpu"
+) -> dict[str, Tensor]:
+    """One batch, padded on the right to its longest text.
+
+    Returns:
+        input_ids, attention_mask (1 at tokens, 0 at padding) and, where the tokenizer makes them, token_type_ids:
+        int64 [len(indices), longest].
+    """
+    rows = [encoded.input_ids[i] for i in indices]
+    width = max(len(row) for row in rows)
+
+    def padded(values: list[list[int]], fill: int) -> Tensor:
+        return torch.tensor([row + [fill] * (width - len(row)) for row in values], dtype=torch.long, device=device)
+
+    batch = {
+        "input_ids": padded(rows, pad_token_id),
+        "attention_mask": padded([[1] * len(row) for row in rows], 0),
+    }
+    if encoded.token_type_ids is not None:
+        batch["token_type_ids"] = padded([encoded.token_type_ids[i] for i in indices], 0)
+    return batch
+
+
+def length_batches(lengths: Sequence[int], batch_size: int, rng: np.random.Generator) -> list[list[int]]:
+    """One epoch: ceil(n / batch_size) batches of similar length in random order, every example once.
+
+    Examples are shuffled, sorted by length within pools of a few batches, cut, and the batches shuffled: little
+    padding, and still other company in each epoch. At most one batch is smaller than the rest.
+    """
+    order = rng.permutation(len(lengths))
+    sizes = np.asarray(lengths)[order]
+    pool = np.arange(len(order)) // (POOL_BATCHES * batch_size)
+    order = order[np.lexsort((sizes, pool))]
+    batches = [order[start : start + batch_size].tolist() for start in range(0, len(order), batch_size)]
+    return [batches[place] for place in rng.permutation(len(batches))]
+
+
+def score_batches(encoded: Encoded, batch_size: int, max_batches: int, rng: np.random.Generator) -> list[list[int]]:
+    """Up to max_batches random batches for the layer score: full ones only, no two examples with equal token ids.
+
+    Equal rows count once: each pair would add 1/eps to the score (section 2.1 of docs/ALGORITHMS.md). Empty where
+    there are fewer than batch_size distinct examples.
+    """
+    first = {tuple(ids): place for place, ids in reversed(list(enumerate(encoded.input_ids)))}
+    order = rng.permutation(np.array(sorted(first.values()), dtype=np.int64))
+    full = min(max_batches, len(order) // batch_size)
+    return [order[start * batch_size : (start + 1) * batch_size].tolist() for start in range(full)]

@@ -1,0 +1,204 @@
+"""Data sets as three splits: the embedded one, JSON lines of the user's own, a hub's.
+
+What is past this module is known to be whole: every text is a string with something in it, every label of validation
+and test is one that training has.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from datasets import Dataset
+
+from data.readers import Columns, read_hub, read_jsonl
+from data.stdlib_docs import stdlib_docs
+from fedpeptao.errors import InputError
+
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
+
+
+@dataclass(frozen=True)
+class Splits:
+    """One data set: columns text, label and, in all rows or none, text_pair; all strings.
+
+    sha256 is over all rows of all splits in order: equal exactly where a row's number means the same on both ends.
+    """
+
+    name: str
+    train: Dataset
+    validation: Dataset
+    test: Dataset | None
+    sha256: str
+
+
+def load_splits(
+    dataset: str,
+    *,
+    validation: str = "",
+    test: str = "",
+    text_column: str = Columns.text,
+    text_pair_column: str = Columns.text_pair,
+    label_column: str = Columns.label,
+    validation_fraction: float = 0.15,
+    test_fraction: float = 0.15,
+    train_examples: int = 0,
+    test_examples: int = 0,
+    seed: int = 0,
+) -> Splits:
+    """Read, split and check one data set; the arguments are the settings of the same names.
+
+    Args:
+        dataset: "stdlib-docs", the absolute path of a .jsonl file, or a hub's "owner/name" or
+            "owner/name:configuration".
+        validation: absolute path of a .jsonl file; "": the hub's own split, else split from train.
+        test: likewise; where a hub's set has validation but no labelled test, validation stands in for test and
+            validation is split from train.
+        text_column: and the two after it: names of the columns, see data.readers.
+        validation_fraction: of train, where it has to be split here, stratified by label; likewise test_fraction.
+        train_examples: at most so many, stratified, each label at least once; 0: all. What is split from train
+            keeps its proportion to it. Likewise test_examples.
+        seed: of splits and subsets.
+
+    Raises:
+        InputError: any fault in the settings or in the data, under the setting's key.
+    """
+    check_numbers(validation_fraction, test_fraction, train_examples, test_examples)
+    columns = Columns(text_column, text_pair_column, label_column)
+    tables = read_tables(dataset, validation, test, columns)
+    paths = {"train": dataset, "validation": validation or dataset, "test": test or dataset}
+    check_labels(tables, paths)
+    fractions = {"validation": validation_fraction, "test": test_fraction}
+    missing = {split: fraction for split, fraction in fractions.items() if split not in tables}
+    if missing:
+        used = round(train_examples / (1 - sum(missing.values())))
+        train = subset(tables["train"], used, seed, "train-examples")
+        tables |= split_train(train, missing, dataset, seed)
+    tables["train"] = subset(tables["train"], train_examples, seed, "train-examples")
+    tables["test"] = subset(tables["test"], test_examples, seed, "test-examples")
+    check_pairs(tables, paths)
+    train, own_validation, own_test = (tables[split] for split in ("train", "validation", "test"))
+    return Splits(dataset, train, own_validation, own_test, rows_sha256([train, own_validation, own_test]))
+
+
+def order_labels(labels: Iterable[str]) -> list[str]:
+    """The distinct labels, sorted: by value where all are integers, else as strings. A place is a class number."""
+    distinct = set(labels)
+    numeric = all(re.fullmatch(r"-?[0-9]+", label) for label in distinct)
+    return sorted(distinct, key=lambda label: (int(label), label)) if numeric else sorted(distinct)
+
+
+def read_tables(dataset: str, validation: str, test: str, columns: Columns) -> dict[str, Dataset]:
+    """The splits that exist already, train among them."""
+    if dataset == "stdlib-docs":
+        tables = {"train": stdlib_docs()}
+    elif HUB_NAME.fullmatch(dataset) and not dataset.startswith(".") and not dataset.endswith((".jsonl", ".json")):
+        tables = read_hub(dataset, columns)
+        if "test" not in tables and "validation" in tables and not test:
+            tables["test"] = tables.pop("validation")
+    elif "/" in dataset or "\\" in dataset or dataset.endswith((".jsonl", ".json")):
+        tables = {"train": read_jsonl(dataset, columns, "dataset")}
+    else:
+        mend = "Give stdlib-docs, the absolute path of a .jsonl file, or a hub name owner/name:configuration"
+        raise InputError("dataset", dataset, "there is no data set of this name", mend)
+    for split, path in (("validation", validation), ("test", test)):
+        if path:
+            tables[split] = read_jsonl(path, columns, split)
+    return tables
+
+
+def split_train(train: Dataset, fractions: dict[str, float], dataset: str, seed: int) -> dict[str, Dataset]:
+    """Train with the named fractions of it taken off, stratified by label; every label stays in train."""
+    labels = list(train["label"])
+    sizes = {split: max(1, round(fraction * len(labels))) for split, fraction in fractions.items()}
+    left = len(labels) - sum(sizes.values())
+    if left < len(set(labels)):
+        problem = f"{len(labels)} examples of {len(set(labels))} labels are too few to split"
+        raise InputError("dataset", dataset, problem, "Give more of them, or validation and test as files")
+    order = stratified_order(labels, np.random.default_rng([seed, 0]))
+    cuts = np.cumsum([left, *sizes.values()])[:-1]
+    parts = np.split(order, cuts)
+    return {split: rows(train, part) for split, part in zip(("train", *sizes), parts, strict=True)}
+
+
+def subset(table: Dataset, examples: int, seed: int, key: str) -> Dataset:
+    """At most so many rows, stratified by label, in their old order; 0: all."""
+    if examples == 0 or examples >= len(table):
+        return table
+    labels = list(table["label"])
+    if examples < len(set(labels)):
+        problem = f"fewer than one for each of {len(set(labels))} labels"
+        raise InputError(key, examples, problem, f"Give at least {len(set(labels))}, or 0 for all")
+    return rows(table, stratified_order(labels, np.random.default_rng([seed, 1]))[:examples])
+
+
+def stratified_order(labels: list[str], rng: np.random.Generator) -> np.ndarray:
+    """A shuffle of which every beginning has the labels in proportion, and as soon as it can each label once.
+
+    The j-th of the m rows of a label, in random order, is placed at j/m; int64 [number of labels].
+    """
+    shuffled = rng.permutation(len(labels))
+    codes = np.unique(labels, return_inverse=True)[1][shuffled]
+    place = np.empty(len(labels))
+    for code in range(codes.max() + 1):
+        members = np.flatnonzero(codes == code)
+        place[members] = np.arange(len(members)) / len(members)
+    return shuffled[np.argsort(place, kind="stable")]
+
+
+def rows(table: Dataset, indices: np.ndarray) -> Dataset:
+    """These rows in ascending order, as a table of their own with no list of indices before it."""
+    return Dataset.from_dict(table[np.sort(indices)])
+
+
+def rows_sha256(tables: list[Dataset]) -> str:
+    """Hex digest over text, text_pair and label of every row, tables told apart."""
+    digest = hashlib.sha256()
+    for table in tables:
+        pairs = table["text_pair"] if "text_pair" in table.column_names else [None] * len(table)
+        for row in zip(table["text"], pairs, table["label"], strict=True):
+            digest.update(json.dumps(row).encode() + b"\n")
+        digest.update(b"\n")
+    return digest.hexdigest()
+
+
+def check_numbers(validation_fraction: float, test_fraction: float, train_examples: int, test_examples: int) -> None:
+    """Refuse fractions and counts that no data set could satisfy."""
+    fractions = {"validation-fraction": validation_fraction, "test-fraction": test_fraction}
+    for key, fraction in fractions.items():
+        if not 0 < fraction < 1:
+            raise InputError(key, fraction, "this is no part of a whole", "Give a number between 0 and 1")
+    if validation_fraction + test_fraction >= 1:
+        problem = f"with test-fraction = {test_fraction} nothing is left to train on"
+        raise InputError("validation-fraction", validation_fraction, problem, "Keep the sum of both under 1")
+    for key, examples in {"train-examples": train_examples, "test-examples": test_examples}.items():
+        if examples < 0:
+            raise InputError(key, examples, "there are no negative numbers of examples", "Give 0 for all")
+
+
+def check_labels(tables: dict[str, Dataset], paths: dict[str, str]) -> None:
+    """Refuse a single label, and a label in validation or test that training does not have."""
+    known = set(tables["train"]["label"])
+    if len(known) < 2:
+        problem = f"all {len(tables['train'])} training examples have the label {known.pop()}"
+        raise InputError("dataset", paths["train"], problem, "Give data of at least two labels")
+    for split, table in tables.items():
+        unknown = order_labels(set(table["label"]) - known)
+        if unknown:
+            key = split if paths[split] != paths["train"] else "dataset"
+            problem = f"{split} has labels that training does not have: {', '.join(unknown)}"
+            mend = f"Remove those rows, or rename them to one of {', '.join(order_labels(known))}"
+            raise InputError(key, paths[split], problem, mend)
+
+
+def check_pairs(tables: dict[str, Dataset], paths: dict[str, str]) -> None:
+    """Refuse pairs of texts in one split and single texts in another."""
+    paired = "text_pair" in tables["train"].column_names
+    for split, table in tables.items():
+        if ("text_pair" in table.column_names) != paired:
+            problem = f"{split} and train disagree on whether there is a second text"
+            raise InputError("text-pair-column", paths[split], problem, "Give the second text in all files or none")

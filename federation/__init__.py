@@ -1,0 +1,1 @@
+"""What both ends of the federation share: settings, messages, codec, randomness, grids."""

@@ -1,0 +1,64 @@
+"""How many examples a model gets right, and at what loss: the same code on devices and on the server."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from models.backbone import Backbone
+from models.prompted import PromptedModel
+from torch import Tensor
+
+from data.batches import Encoded, pad
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Examples, right predictions, and the sum of their cross-entropies in nats."""
+
+    examples: int = 0
+    correct: int = 0
+    loss_sum: float = 0.0
+
+    @property
+    def accuracy(self) -> float | None:
+        """Share of right predictions; None without examples."""
+        return self.correct / self.examples if self.examples else None
+
+    @property
+    def loss(self) -> float | None:
+        """Mean cross-entropy in nats; None without examples."""
+        return self.loss_sum / self.examples if self.examples else None
+
+
+def targets(encoded: Encoded, labels: Sequence[str]) -> Tensor:
+    """Class numbers [n] of the examples' labels.
+
+    Raises:
+        ValueError: a label that is none of `labels`.
+    """
+    number = {label: i for i, label in enumerate(labels)}
+    unknown = sorted(set(encoded.labels) - set(number))
+    if unknown:
+        raise ValueError(f"labels that are not among the run's classes: {', '.join(unknown[:5])}")
+    return torch.tensor([number[label] for label in encoded.labels], dtype=torch.long)
+
+
+@torch.no_grad()
+def count(model: PromptedModel, encoded: Encoded, labels: Sequence[str], batch_size: int) -> Counts:
+    """Evaluates the parameters that are bound to the model now, in batches of similar length."""
+    wanted = targets(encoded, labels).to(model.backbone.device)
+    by_length = sorted(range(len(encoded)), key=lambda i: (len(encoded.input_ids[i]), i))
+    correct, loss_sum = 0, 0.0
+    for start in range(0, len(by_length), batch_size):
+        rows = by_length[start : start + batch_size]
+        logits = model.logits(batch_inputs(model.backbone, encoded, rows))
+        loss_sum += float(torch.nn.functional.cross_entropy(logits, wanted[rows], reduction="sum"))
+        correct += int((logits.argmax(dim=1) == wanted[rows]).sum())
+    return Counts(len(encoded), correct, loss_sum)
+
+
+def batch_inputs(backbone: Backbone, encoded: Encoded, rows: Sequence[int]) -> dict[str, Tensor]:
+    """The model's inputs for some examples, padded to the longest of them, on its device."""
+    return pad(encoded, rows, pad_token_id=backbone.tokenizer.pad_token_id, device=backbone.device)

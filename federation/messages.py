@@ -1,0 +1,143 @@
+"""What travels, as dataclasses: three questions and their answers (federation/records.py puts them on the wire).
+
+A message names the clients it is for, and the reply answers for each, since a node may host several.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+SCHEMA = 1
+ROLL_CALL, TRAIN, EVALUATE = "query.roll_call", "train", "evaluate"
+
+
+class MessageError(ValueError):
+    """What arrived is not what was agreed on."""
+
+
+@dataclass(frozen=True)
+class RollCallAsk:
+    """The one question to all nodes before round 1."""
+
+    run: str
+    score: bool
+
+
+@dataclass(frozen=True)
+class RollCallReply:
+    """What a client says of itself.
+
+    Attributes:
+        client: its number; its stable identity in the run.
+        examples: n_i.
+        validation_examples: examples of its evaluation shard.
+        steps: K_i, the optimiser steps of one round.
+        labels: those it has seen.
+        data: sha256 over the data set, or "own data".
+        cut: texts that were cut to max-length.
+        scores: zeta_i per layer; empty if it has fewer than a batch of different examples, or was not asked.
+        fault: what is wrong with it; "" if nothing.
+    """
+
+    client: int
+    examples: int = 0
+    validation_examples: int = 0
+    steps: int = 0
+    labels: list[str] = field(default_factory=list)
+    data: str = ""
+    cut: int = 0
+    scores: list[float] = field(default_factory=list)
+    fault: str = ""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A round's question to one node: train, or evaluate, these clients from these parameters.
+
+    Attributes:
+        run: the run's name; names the folder of a client's state.
+        round: t for training; for an evaluation the round it comes after.
+        labels: classes in the order of the head's outputs.
+        layers: S.
+        clients: whom the message is for.
+        accepted: per client, the last round in which its reply was accepted; 0 for never.
+        epoch: of the control variates.
+        shared: x over the names that travel, [R].
+        control: c, [R]; None without device correction.
+        second_moments: vbar per block; None unless shared and known.
+    """
+
+    run: str
+    round: int
+    labels: tuple[str, ...]
+    layers: tuple[int, ...]
+    clients: tuple[int, ...]
+    accepted: tuple[int, ...]
+    epoch: int
+    shared: Tensor
+    control: Tensor | None = None
+    second_moments: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Counts on one client's evaluation shard: with its own prompts, and with the shared model."""
+
+    examples: int = 0
+    correct: int = 0
+    loss_sum: float = 0.0
+    shared_correct: int = 0
+    shared_loss_sum: float = 0.0
+
+
+@dataclass(frozen=True)
+class TrainReply:
+    """One client's answer to a training message.
+
+    Attributes:
+        client: whose.
+        round: the round it answers.
+        fault: why there is no update; "" if there is one.
+        examples, steps: n_i, K_i.
+        train_loss: mean over its steps.
+        control_round: round of the state, and so of the control variate, it went on from; 0 for a new one.
+        evaluation: of what it received, before it trained.
+        delta: Delta_i over the names that travel, [R].
+        second_moments: s_i per block.
+    """
+
+    client: int
+    round: int
+    fault: str = ""
+    examples: int = 0
+    steps: int = 0
+    train_loss: float = 0.0
+    control_round: int = 0
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    delta: Tensor | None = None
+    second_moments: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class EvaluateReply:
+    """One client's answer to an evaluation message."""
+
+    client: int
+    round: int
+    fault: str = ""
+    evaluation: Evaluation = field(default_factory=Evaluation)
+
+
+@dataclass(frozen=True)
+class AskHeader:
+    """The part of a message that can be read before the names are known: they follow from labels and layers."""
+
+    run: str
+    round: int
+    labels: tuple[str, ...]
+    layers: tuple[int, ...]
+    clients: tuple[int, ...]
+    accepted: tuple[int, ...]
+    epoch: int

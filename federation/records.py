@@ -1,0 +1,259 @@
+"""Messages to Flower records and back.
+
+Arrays travel under their parameters' names. What is the same for all clients of a round is equal content in every message; what
+differs is a few numbers in the record "clients". Decoding checks names, shapes, types and finiteness, and never executes anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from torch import Tensor
+
+from federation.codec import Codec
+from federation.messages import (
+    SCHEMA,
+    Ask,
+    AskHeader,
+    EvaluateReply,
+    Evaluation,
+    MessageError,
+    RollCallAsk,
+    RollCallReply,
+    TrainReply,
+)
+from models.layout import Layout
+
+
+def encode_roll_call(ask: RollCallAsk) -> RecordDict:
+    """The roll call's question."""
+    return RecordDict({"ask": ConfigRecord({"schema": SCHEMA, **asdict(ask)})})
+
+
+def decode_roll_call(content: RecordDict) -> RollCallAsk:
+    """The question, at a node."""
+    record = _config(content, "ask")
+    _check_schema(record)
+    return RollCallAsk(run=_get(record, "run", str), score=_get(record, "score", bool))
+
+
+def encode_roll_call_replies(replies: Sequence[RollCallReply]) -> RecordDict:
+    """A node's answer, a record per client."""
+    return RecordDict({f"client.{r.client}": ConfigRecord(asdict(r)) for r in replies})
+
+
+def decode_roll_call_replies(content: RecordDict) -> list[RollCallReply]:
+    """The answers of one node's clients."""
+    return [_from_record(RollCallReply, content.config_records[name]) for name in _client_records(content)]
+
+
+def encode_ask(ask: Ask, layout: Layout, codec: Codec) -> RecordDict:
+    """A training or evaluation message. layout: the names that travel."""
+    content = RecordDict(
+        {
+            "shared": _arrays(ask.shared, layout, codec),
+            "round": ConfigRecord(
+                {
+                    "schema": SCHEMA,
+                    "run": ask.run,
+                    "round": ask.round,
+                    "labels": list(ask.labels),
+                    "layers": list(ask.layers),
+                    "epoch": ask.epoch,
+                }
+            ),
+        }
+    )
+    if ask.control is not None:
+        content["control"] = _arrays(ask.control, layout, codec)
+    if ask.second_moments is not None:
+        content["moments"] = _vector(ask.second_moments)
+    return address(content, ask.clients, ask.accepted)
+
+
+def address(content: RecordDict, clients: Sequence[int], accepted: Sequence[int]) -> RecordDict:
+    """The same message for other clients: it shares all records but the one that names them."""
+    own = {"clients": ConfigRecord({"ids": list(clients), "accepted": list(accepted)})}
+    return RecordDict({**content, **own})
+
+
+def decode_header(content: RecordDict) -> AskHeader:
+    """Whom the message is for, and what about."""
+    record, clients = _config(content, "round"), _config(content, "clients")
+    _check_schema(record)
+    ids, accepted = _get_list(clients, "ids", int), _get_list(clients, "accepted", int)
+    if len(ids) != len(accepted) or not ids:
+        raise MessageError(f"{len(ids)} clients and {len(accepted)} accepted rounds")
+    return AskHeader(
+        run=_get(record, "run", str),
+        round=_get(record, "round", int),
+        labels=tuple(_get_list(record, "labels", str)),
+        layers=tuple(_get_list(record, "layers", int)),
+        clients=tuple(ids),
+        accepted=tuple(accepted),
+        epoch=_get(record, "epoch", int),
+    )
+
+
+def decode_ask(content: RecordDict, layout: Layout, codec: Codec) -> Ask:
+    """The whole message, at a node; layout: the names that travel by the node's own reckoning.
+
+    Raises:
+        MessageError: other names, shapes or types than agreed on, or numbers that are not finite.
+    """
+    header = decode_header(content)
+    control = _values(content, "control", layout, codec) if "control" in content else None
+    moments = _read_vector(content, "moments", len(layout.blocks)) if "moments" in content else None
+    return Ask(
+        **header.__dict__,
+        shared=_values(content, "shared", layout, codec),
+        control=control,
+        second_moments=moments,
+    )
+
+
+def encode_train_replies(replies: Sequence[TrainReply], layout: Layout, codec: Codec) -> RecordDict:
+    """A node's answer to a training message."""
+    content = RecordDict()
+    for r in replies:
+        numbers = {k: v for k, v in r.__dict__.items() if k not in ("evaluation", "delta", "second_moments")}
+        content[f"client.{r.client}"] = ConfigRecord(numbers)
+        content[f"evaluation.{r.client}"] = ConfigRecord(asdict(r.evaluation))
+        if r.delta is not None:
+            content[f"update.{r.client}"] = _arrays(r.delta, layout, codec)
+        if r.second_moments is not None:
+            content[f"moments.{r.client}"] = _vector(r.second_moments)
+    return content
+
+
+def decode_train_replies(content: RecordDict, layout: Layout, codec: Codec) -> list[TrainReply]:
+    """The answers of one node's clients; one that cannot be read becomes a fault of that client.
+
+    Raises:
+        MessageError: not even the clients' records can be read.
+    """
+    return [_decode_train_reply(content, name, layout, codec) for name in _client_records(content)]
+
+
+def encode_evaluate_replies(replies: Sequence[EvaluateReply]) -> RecordDict:
+    """A node's answer to an evaluation message."""
+    content = RecordDict()
+    for r in replies:
+        content[f"client.{r.client}"] = ConfigRecord({"client": r.client, "round": r.round, "fault": r.fault})
+        content[f"evaluation.{r.client}"] = ConfigRecord(asdict(r.evaluation))
+    return content
+
+
+def decode_evaluate_replies(content: RecordDict) -> list[EvaluateReply]:
+    """The answers of one node's clients."""
+    replies = []
+    for name in _client_records(content):
+        evaluation = _evaluation(content, name)
+        replies.append(_from_record(EvaluateReply, content.config_records[name], evaluation=evaluation))
+    return replies
+
+
+def _decode_train_reply(content: RecordDict, name: str, layout: Layout, codec: Codec) -> TrainReply:
+    reply = _from_record(TrainReply, content.config_records[name], evaluation=_evaluation(content, name))
+    if reply.fault:
+        return reply
+    try:
+        if reply.examples < 1 or reply.steps < 1:
+            raise MessageError(f"{reply.examples} examples and {reply.steps} steps")
+        delta = _values(content, f"update.{reply.client}", layout, codec)
+        key = f"moments.{reply.client}"
+        moments = _read_vector(content, key, len(layout.blocks)) if key in content else None
+    except MessageError as error:
+        return TrainReply(reply.client, reply.round, fault=f"refused: {error}")
+    return TrainReply(**{**reply.__dict__, "delta": delta, "second_moments": moments})
+
+
+def _evaluation(content: RecordDict, client_record: str) -> Evaluation:
+    return _from_record(Evaluation, _config(content, client_record.replace("client.", "evaluation.", 1)))
+
+
+def _arrays(values: Tensor, layout: Layout, codec: Codec) -> ArrayRecord:
+    return ArrayRecord({name: Array(codec.encode(part)) for name, part in layout.unflatten(values).items()})
+
+
+def _values(content: RecordDict, record: str, layout: Layout, codec: Codec) -> Tensor:
+    if record not in content.array_records:
+        raise MessageError(f"there is no array record {record!r}")
+    arrays = content.array_records[record]
+    if set(arrays) != set(layout.names):
+        odd = sorted(set(arrays) ^ set(layout.names))
+        raise MessageError(f"the names in {record!r} are not those agreed on: {', '.join(odd[:4])}")
+    parts = {}
+    for entry in layout.entries:
+        try:
+            parts[entry.name] = codec.decode(arrays[entry.name].numpy())
+        except (ValueError, TypeError) as error:
+            raise MessageError(f"{entry.name} in {record!r}: {error}") from error
+        if tuple(parts[entry.name].shape) != entry.shape:
+            raise MessageError(
+                f"{entry.name} in {record!r} has shape {tuple(parts[entry.name].shape)}, not {entry.shape}"
+            )
+        if not torch.isfinite(parts[entry.name]).all():
+            raise MessageError(f"{entry.name} in {record!r} holds numbers that are not finite")
+    return layout.flatten(parts)
+
+
+def _vector(values: Tensor) -> ArrayRecord:
+    return ArrayRecord({"values": Array(values.detach().cpu().to(torch.float32).numpy())})
+
+
+def _read_vector(content: RecordDict, record: str, size: int) -> Tensor:
+    arrays = content.array_records.get(record, {})
+    if set(arrays) != {"values"}:
+        raise MessageError(f"{record!r} does not hold one vector")
+    values = arrays["values"].numpy()
+    if values.dtype != np.float32 or values.shape != (size,) or not np.isfinite(values).all() or (values < 0).any():
+        raise MessageError(f"{record!r} is not {size} finite float32 numbers of at least 0")
+    return torch.from_numpy(values.copy())
+
+
+def _client_records(content: RecordDict) -> list[str]:
+    return [name for name in content.config_records if name.startswith("client.")]
+
+
+def _config(content: RecordDict, name: str) -> ConfigRecord:
+    if name not in content.config_records:
+        raise MessageError(f"there is no record {name!r}")
+    return content.config_records[name]
+
+
+def _check_schema(record: ConfigRecord) -> None:
+    if _get(record, "schema", int) != SCHEMA:
+        raise MessageError(f"message schema {record['schema']}, this end speaks {SCHEMA}: run one version on both ends")
+
+
+def _get(record: Mapping[str, Any], key: str, kind: type) -> Any:
+    value = record.get(key)
+    if type(value) is not kind:
+        raise MessageError(f"{key} = {value!r} is not of type {kind.__name__}")
+    return value
+
+
+def _get_list(record: Mapping[str, Any], key: str, kind: type) -> list[Any]:
+    values = record.get(key)
+    if not isinstance(values, list) or any(type(v) is not kind for v in values):
+        raise MessageError(f"{key} = {values!r} is not a list of {kind.__name__}")
+    return values
+
+
+_KINDS = {"int": int, "float": float, "str": str, "list[str]": str, "list[float]": float}
+
+
+def _from_record(kind: type, record: Mapping[str, Any], **rest: Any) -> Any:
+    """A dataclass from a record of the same keys; fields that are no plain numbers or texts come in `rest`."""
+    values = {}
+    for name, annotation in kind.__annotations__.items():
+        if annotation in _KINDS:
+            read = _get_list if annotation.startswith("list") else _get
+            values[name] = read(record, name, _KINDS[annotation])
+    return kind(**values, **rest)

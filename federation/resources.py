@@ -1,0 +1,119 @@
+"""What a process loads once, however many clients or messages it serves: the model, the data, and who holds which rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from models.backbone import Backbone, load_backbone
+from models.prompted import PromptedModel
+
+from data.batches import Encoded, encode
+from data.partition import partition
+from data.sources import Splits, load_splits
+from federation.settings import DataSettings, FederationSettings, ModelSettings, Settings
+
+
+@dataclass(frozen=True)
+class Tokenised:
+    """The data set as token ids, by split."""
+
+    train: Encoded
+    validation: Encoded
+    test: Encoded | None
+
+
+@dataclass(frozen=True)
+class Shards:
+    """Row indices of each client's training and evaluation shard."""
+
+    train: list[np.ndarray]
+    validation: list[np.ndarray]
+
+
+def set_threads(settings: Settings) -> None:
+    """Torch's threads in this process; with one thread the same seed gives the same bits everywhere on one type of CPU."""
+    if torch.get_num_threads() != settings.run.threads:
+        torch.set_num_threads(settings.run.threads)
+
+
+def backbone(settings: Settings) -> Backbone:
+    """The frozen model."""
+    return _backbone(settings.model, settings.federation.seed)
+
+
+def splits(settings: Settings) -> Splits:
+    """The data set's rows."""
+    return _splits(settings.data, settings.federation.seed)
+
+
+def tokenised(settings: Settings) -> Tokenised:
+    """The data set as token ids of the model's tokenizer."""
+    return _tokenised(settings.data, settings.model, settings.federation.seed)
+
+
+def shards(settings: Settings) -> Shards:
+    """Who holds which rows."""
+    return _shards(settings.data, settings.federation)
+
+
+def prompted(settings: Settings, layers: tuple[int, ...], labels: int) -> PromptedModel:
+    """The backbone with prompts in all layers, or in `layers` alone (section 2.3), and a head for so many labels."""
+    model = backbone(settings)
+    if settings.selection.unselected_prompts == "local":
+        layers = tuple(range(model.num_layers))
+    return _prompted(settings.model, settings.federation.seed, layers, labels)
+
+
+@lru_cache(maxsize=1)
+def _backbone(model: ModelSettings, seed: int) -> Backbone:
+    return load_backbone(model.model, seed=seed, dtype=model.dtype, device=model.device, dropout=model.backbone_dropout)
+
+
+@lru_cache(maxsize=1)
+def _prompted(model: ModelSettings, seed: int, layers: tuple[int, ...], labels: int) -> PromptedModel:
+    loaded = _backbone(model, seed)
+    loaded.build_head(model.head, labels)
+    return PromptedModel(loaded, layers, model.prompt_tokens)
+
+
+@lru_cache(maxsize=1)
+def _splits(data: DataSettings, seed: int) -> Splits:
+    return load_splits(
+        data.dataset,
+        validation=data.validation,
+        test=data.test,
+        text_column=data.text_column,
+        text_pair_column=data.text_pair_column,
+        label_column=data.label_column,
+        validation_fraction=data.validation_fraction,
+        test_fraction=data.test_fraction,
+        train_examples=data.train_examples,
+        test_examples=data.test_examples,
+        seed=seed,
+    )
+
+
+@lru_cache(maxsize=1)
+def _tokenised(data: DataSettings, model: ModelSettings, seed: int) -> Tokenised:
+    loaded, rows = _backbone(model, seed), _splits(data, seed)
+    positions = loaded.text_positions(model.prompt_tokens)
+    train, validation, test = (
+        None if part is None else encode(part, loaded.tokenizer, max_length=data.max_length, positions=positions)
+        for part in (rows.train, rows.validation, rows.test)
+    )
+    assert train is not None
+    assert validation is not None
+    return Tokenised(train, validation, test)
+
+
+@lru_cache(maxsize=1)
+def _shards(data: DataSettings, federation: FederationSettings) -> Shards:
+    rows = _splits(data, federation.seed)
+    return Shards(
+        *partition(
+            rows, clients=federation.clients, kind=federation.partition, alpha=federation.alpha, seed=federation.seed
+        )
+    )

@@ -1,0 +1,27 @@
+"""Where a run's files lie. Paths are absolute: a ServerApp's working directory is that of the first `flwr run` ever."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import platformdirs
+
+from federation.settings import Scalar, Settings
+
+
+def runs_folder(settings: Settings) -> Path:
+    """`runs-dir`, or a folder in the user's data folder."""
+    return Path(settings.run.runs_dir) if settings.run.runs_dir else platformdirs.user_data_path("fedpeptao") / "runs"
+
+
+def state_folder(settings: Settings, run: str, node_config: Mapping[str, Scalar]) -> Path:
+    """The folder of this node's clients' states in one run; the node's own `state-dir` goes before the run's setting.
+
+    Raises:
+        ValueError: a run name that is no plain folder name: it comes from outside.
+    """
+    if not run or "/" in run or run in (".", ".."):
+        raise ValueError(f"{run!r} is not a run's name")
+    own = node_config.get("state-dir")
+    return (Path(str(own)) if own else runs_folder(settings)) / run / "clients"

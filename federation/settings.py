@@ -1,0 +1,267 @@
+"""The flat run-config, parsed once at the edge into frozen dataclasses.
+
+pyproject.toml holds each key's default and its explanation; the fields below hold its type and what values it takes. Inside the
+application only these dataclasses travel, so a wrong key, type or value is found before anything starts.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from fedpeptao.errors import InputError
+
+Scalar = str | int | float | bool
+Flat = Mapping[str, Scalar]
+
+
+def _setting(expected: str, accepts: Callable[[Any], bool]) -> Any:
+    """A dataclass field without default that knows what it takes, in words and as a predicate."""
+    return field(metadata={"expected": expected, "accepts": accepts})
+
+
+def _whole(minimum: int) -> Any:
+    return _setting(f"a whole number of at least {minimum}", lambda v: v >= minimum)
+
+
+def _above(bound: float) -> Any:
+    return _setting(f"a number above {bound:g}", lambda v: v > bound)
+
+
+def _at_least(bound: float) -> Any:
+    return _setting(f"a number of at least {bound:g}", lambda v: v >= bound)
+
+
+def _within(low: float, high: float, expected: str) -> Any:
+    return _setting(expected, lambda v: low <= v <= high)
+
+
+def _choice(*options: str) -> Any:
+    return _setting("one of " + ", ".join(options), lambda v: v in options)
+
+
+def _text() -> Any:
+    return _setting("a text", lambda v: True)
+
+
+def _name() -> Any:
+    return _setting("a text that is not empty", lambda v: bool(v.strip()))
+
+
+def _path() -> Any:
+    return _setting("an absolute path, or nothing", lambda v: v == "" or Path(v).is_absolute())
+
+
+def _layers() -> Any:
+    def accepts(value: str) -> bool:
+        return value in ("auto", "all") or all(part.strip().isdigit() for part in value.split(","))
+
+    return _setting('auto, all, or a list of layers such as "3,4,5"', accepts)
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """The frozen backbone, its head and its prompts."""
+
+    model: str = _name()
+    dtype: str = _choice("float32", "bfloat16", "float16")
+    device: str = _name()
+    backbone_dropout: float = _setting("a number from 0 to below 1", lambda v: 0 <= v < 1)
+    head: str = _choice("linear", "model")
+    prompt_tokens: int = _whole(1)
+    prompt_init_std: float = _at_least(0)
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Where texts and labels come from."""
+
+    dataset: str = _name()
+    validation: str = _path()
+    test: str = _path()
+    text_column: str = _name()
+    text_pair_column: str = _text()
+    label_column: str = _name()
+    labels: str = _text()
+    validation_fraction: float = _setting("a number between 0 and 1", lambda v: 0 < v < 1)
+    test_fraction: float = _setting("a number between 0 and 1", lambda v: 0 < v < 1)
+    train_examples: int = _whole(0)
+    test_examples: int = _whole(0)
+    max_length: int = _whole(0)
+
+
+@dataclass(frozen=True)
+class FederationSettings:
+    """Who takes part, and how the data lie on them."""
+
+    clients: int = _whole(1)
+    partition: str = _choice("label-skew", "iid")
+    alpha: float = _above(0)
+    clients_per_round: int = _whole(1)
+    rounds: int = _whole(1)
+    seed: int = _whole(0)
+
+
+@dataclass(frozen=True)
+class SelectionSettings:
+    """Which layers travel (section 2.1, 2.2), and what the others do (2.3)."""
+
+    layers: str = _layers()
+    ratio: float = _setting("a number above 0 and at most 1", lambda v: 0 < v <= 1)
+    score_order: str = _choice("highest", "lowest", "random")
+    score_batches: int = _whole(1)
+    unselected_prompts: str = _choice("local", "none")
+
+
+@dataclass(frozen=True)
+class LocalSettings:
+    """A client's training in one round (section 2.4)."""
+
+    local_epochs: int = _whole(1)
+    batch_size: int = _whole(1)
+    learning_rate: float = _above(0)
+    device_optimizer: str = _choice("adam", "sgd")
+    device_second_moment: str = _choice("local", "shared")
+    weight_decay: float = _at_least(0)
+    clip_norm: float = _above(0)
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """The server's update (section 2.5), and the precision of what travels."""
+
+    drift_correction: str = _choice("none", "server", "device")
+    max_lost_share: float = _within(0, 1, "a number from 0 to 1")
+    server_optimizer: str = _choice("momentum", "none")
+    server_momentum: float = _setting("a number from 0 to below 1", lambda v: 0 <= v < 1)
+    server_learning_rate: float = _above(0)
+    precision: str = _choice("float32", "float16")
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Deadlines, cadences, threads, and where the run folder goes."""
+
+    round_timeout_s: float = _above(0)
+    test_every: int = _whole(0)
+    evaluate_every: int = _whole(0)
+    evaluation_batch_size: int = _whole(1)
+    threads: int = _whole(1)
+    runs_dir: str = _path()
+    run_name: str = _setting("a folder name without slashes", lambda v: "/" not in v and v not in (".", ".."))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything a run is told, by who needs it."""
+
+    model: ModelSettings
+    data: DataSettings
+    federation: FederationSettings
+    selection: SelectionSettings
+    local: LocalSettings
+    server: ServerSettings
+    run: RunSettings
+
+    def flat(self) -> dict[str, Scalar]:
+        """As a run-config: kebab-case keys, in the order of pyproject.toml's groups."""
+        groups = (getattr(self, group.name) for group in fields(self))
+        return {_key(f.name): getattr(group, f.name) for group in groups for f in fields(group)}
+
+
+_GROUPS: dict[str, type] = {
+    "model": ModelSettings,
+    "data": DataSettings,
+    "federation": FederationSettings,
+    "selection": SelectionSettings,
+    "local": LocalSettings,
+    "server": ServerSettings,
+    "run": RunSettings,
+}
+_TYPES: dict[str, type] = {"int": int, "float": float, "str": str}
+Group = TypeVar("Group")
+
+
+def parse(flat: Flat) -> Settings:
+    """Settings from a complete flat run-config.
+
+    Raises:
+        InputError: an unknown or missing key, a value of the wrong type or out of range, or values that contradict each other.
+    """
+    known = [_key(f.name) for group in _GROUPS.values() for f in fields(group)]
+    for key, value in flat.items():
+        if key not in known:
+            close = difflib.get_close_matches(key, known, n=1)
+            mend = f"Did you mean {close[0]}" if close else "pyproject.toml lists every setting"
+            raise InputError(key, value, "there is no such setting", mend)
+    for key in known:
+        if key not in flat:
+            raise InputError(key, None, "the setting is missing", "Give it a value: pyproject.toml lists every default")
+    settings = Settings(**{name: _parse_group(group, flat) for name, group in _GROUPS.items()})
+    _check_together(settings)
+    return settings
+
+
+def defaults() -> dict[str, Scalar]:
+    """The run-config of pyproject.toml, the one place where defaults stand."""
+    text = (Path(__file__).resolve().parent.parent / "pyproject.toml").read_text(encoding="utf8")
+    config: dict[str, Scalar] = tomllib.loads(text)["tool"]["flwr"]["app"]["config"]
+    return config
+
+
+def layer_list(layers: str) -> tuple[int, ...]:
+    """The layers named by hand in `layers = "3,4,5"`, ascending and without repeats."""
+    return tuple(sorted({int(part) for part in layers.split(",")}))
+
+
+def _key(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def _parse_group(group: type[Group], flat: Flat) -> Group:
+    return group(**{f.name: _parse_value(f, flat[_key(f.name)]) for f in fields(group)})  # type: ignore[arg-type]
+
+
+def _parse_value(f: Any, value: Scalar) -> Scalar:
+    wanted = _TYPES[f.type]
+    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if wanted is str and f.name in ("layers", "labels") and isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)  # layers=3 without quotes reaches us as a number
+    finite = not isinstance(value, float) or math.isfinite(value)
+    if type(value) is not wanted or not finite or not f.metadata["accepts"](value):
+        expected: str = f.metadata["expected"]
+        raise InputError(
+            _key(f.name), value, f"it has to be {expected}", "Change it in --run-config or in your TOML file"
+        )
+    return value
+
+
+def _check_together(s: Settings) -> None:
+    """Values that are fine alone and contradict each other."""
+    if s.federation.clients_per_round > s.federation.clients:
+        raise InputError(
+            "clients-per-round",
+            s.federation.clients_per_round,
+            f"there are only {s.federation.clients} clients",
+            "Lower it, or raise clients",
+        )
+    if s.data.validation_fraction + s.data.test_fraction >= 1:
+        raise InputError(
+            "validation-fraction",
+            s.data.validation_fraction,
+            f"with test-fraction = {s.data.test_fraction} nothing is left to train on",
+            "Make the two add up to less than 1",
+        )
+    if s.local.device_second_moment == "shared" and s.local.device_optimizer != "adam":
+        raise InputError(
+            "device-second-moment",
+            "shared",
+            f"{s.local.device_optimizer} has no second moment",
+            "Set device-optimizer to adam, or device-second-moment to local",
+        )

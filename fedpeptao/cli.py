@@ -1,0 +1,145 @@
+"""The command `fedpeptao`. A subcommand is a function that adds its parser, which names the function that works."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from fedpeptao import __version__, run_config
+from fedpeptao.errors import InputError
+
+if TYPE_CHECKING:
+    from federation.settings import Settings
+
+Subparsers = Any  # argparse keeps its type private
+_MOST_NODES = 100  # beyond it a simulation spends its time looking nodes over; a node hosts many clients
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a subcommand; returns the exit status: its own, 2 for bad input, 130 after Ctrl-C."""
+    arguments = _parser().parse_args(argv)
+    work: Callable[[argparse.Namespace], int] = arguments.work
+    try:
+        return work(arguments)
+    except InputError as error:
+        print(f"fedpeptao: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # `fedpeptao ... | head`: nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def add_settings_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments by which a subcommand is told settings; read them with settings_of."""
+    parser.add_argument(
+        "app_dir", nargs="?", metavar="APP_DIR", help="the application (default: this folder, else the checkout)"
+    )
+    parser.add_argument(
+        "--run-config",
+        action="append",
+        default=[],
+        metavar="SETTINGS",
+        help="""settings to change: 'rounds=50 partition="iid"', or a TOML file; may be given again, the last wins""",
+    )
+
+
+def settings_of(arguments: argparse.Namespace) -> Settings:
+    """The checked settings that the arguments ask for."""
+    return run_config.check(run_config.app_folder(arguments.app_dir), run_config.overrides(arguments.run_config))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="fedpeptao", description="Federated tuning of frozen language models with deep prompts."
+    )
+    parser.add_argument("--version", action="version", version=f"fedpeptao {__version__}")
+    subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
+    for add in (_add_run, _add_check):
+        add(subparsers)
+    return parser
+
+
+def _add_run(subparsers: Subparsers) -> None:
+    parser = subparsers.add_parser(
+        "run", help="run a local simulation", description="Runs a simulation on this machine."
+    )
+    add_settings_arguments(parser)
+    parser.add_argument(
+        "--nodes", type=int, metavar="N", help=f"simulated nodes (default: the clients, at most {_MOST_NODES})"
+    )
+    parser.add_argument(
+        "--cpus-per-client", type=int, default=1, metavar="N", help="cores a training client holds (default: 1)"
+    )
+    parser.add_argument(
+        "--gpus-per-client",
+        type=float,
+        default=0.0,
+        metavar="X",
+        help="share of a GPU a training client holds; at 0 clients see no GPU (default: 0)",
+    )
+    parser.add_argument("--verbose", action="store_true", help="show what Flower and Ray say, too")
+    parser.set_defaults(work=_run)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's background job starts with SIGINT ignored
+    folder = run_config.app_folder(arguments.app_dir)
+    overrides = run_config.overrides(arguments.run_config)
+    settings = run_config.check(folder, overrides)
+    nodes = min(settings.federation.clients, _MOST_NODES) if arguments.nodes is None else arguments.nodes
+    _check_resources(nodes, arguments.cpus_per_client, arguments.gpus_per_client)
+    from fedpeptao import launch
+
+    return launch.run(
+        launch.Simulation(
+            app_dir=folder,
+            overrides=overrides,
+            settings=settings,
+            nodes=nodes,
+            cpus_per_client=arguments.cpus_per_client,
+            gpus_per_client=arguments.gpus_per_client,
+            verbose=arguments.verbose,
+        )
+    )
+
+
+def _check_resources(nodes: int, cpus: int, gpus: float) -> None:
+    cores = os.cpu_count() or 1
+    if nodes < 1:
+        raise InputError("--nodes", nodes, "a simulation has at least one node", "Leave it out, or give 1 or more")
+    if not 1 <= cpus <= cores:
+        raise InputError("--cpus-per-client", cpus, f"this machine has {cores} cores", f"Give 1 to {cores}")
+    if not 0 <= gpus < float("inf"):
+        raise InputError(
+            "--gpus-per-client", gpus, "this is no share of a GPU", "Give 0, a fraction such as 0.25, or a whole number"
+        )
+
+
+def _add_check(subparsers: Subparsers) -> None:
+    parser = subparsers.add_parser(
+        "check",
+        help="check settings and show them all",
+        description="Checks settings as a run would, and shows them all.",
+    )
+    add_settings_arguments(parser)
+    parser.add_argument("--json", action="store_true", help="for machines")
+    parser.set_defaults(work=_check)
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    effective = settings_of(arguments).flat()
+    changed = run_config.overrides(arguments.run_config)
+    if arguments.json:
+        print(json.dumps(effective, indent=2))
+        return 0
+    width = max(map(len, effective))
+    for key, value in effective.items():
+        print(f"{key:{width}}  {json.dumps(value, ensure_ascii=False)}{'  (changed)' if key in changed else ''}")
+    return 0

@@ -1,0 +1,84 @@
+"""Deep prompts through transformers' attention interface.
+
+One stateless function is registered under one name; what it adds lies in a slot on the attention module that
+calls it. So it holds for every family that uses the interface, copies no modelling file, needs no cache class,
+and models in one process share nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+NAME = "fedpeptao_prompts"
+
+
+@dataclass
+class PromptSlot:
+    """What one attention module puts before its keys and values.
+
+    `prompt` is [C, 2, kv_heads, N_p, head_dim] float32 or None; `owner` [B] int64 gives the client of each row of
+    the batch, None where C = 1.
+    """
+
+    prompt: Tensor | None = None
+    owner: Tensor | None = None
+
+    def rows(self, batch: int) -> Tensor | None:
+        """Prompts [B, 2, kv_heads, N_p, head_dim] by row of the batch; None without a prompt."""
+        if self.prompt is None:
+            return None
+        if self.owner is not None:
+            return self.prompt.index_select(0, self.owner)
+        if self.prompt.shape[0] != 1:
+            raise ValueError(f"prompts of {self.prompt.shape[0]} clients need an owner for each row of the batch")
+        return self.prompt.expand(batch, -1, -1, -1, -1)
+
+
+@dataclass
+class Recorder:
+    """In the place of a slot while a model is probed: notes who called the attention function, with which keys."""
+
+    calls: list[tuple[nn.Module, tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)
+
+
+def prompt_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+) -> tuple[Tensor, None]:
+    """Transformers' sdpa attention, with the prompts of `module.prompt_slot` before keys and values.
+
+    query [B, heads, T, head_dim], key and value [B, kv_heads, T, head_dim]; the mask (bool, or float that is added,
+    [B or 1, heads or 1, T, T]) gets N_p columns in front that every text position sees.
+    """
+    slot = getattr(module, "prompt_slot", None)
+    if isinstance(slot, Recorder):
+        slot.calls.append((module, tuple(key.shape), tuple(value.shape)))
+    elif slot is not None and (prompt := slot.rows(query.shape[0])) is not None:
+        causal = kwargs.get("is_causal")
+        causal = getattr(module, "is_causal", True) if causal is None else causal
+        attention_mask = _see_prompts(attention_mask, query, prompt.shape[3], causal=causal)
+        key = torch.cat([prompt[:, 0].to(key.dtype), key], dim=2)
+        value = torch.cat([prompt[:, 1].to(value.dtype), value], dim=2)
+    return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+
+
+def _see_prompts(mask: Tensor | None, query: Tensor, prompt_tokens: int, *, causal: bool) -> Tensor | None:
+    """The mask with visible columns in front; a causal one is written out, since sdpa's flag would cut the keys."""
+    if mask is None:
+        length = query.shape[2]
+        if not causal or length == 1:  # one position sees everything: no mask, as on the cache route
+            return None
+        mask = torch.ones(length, length, dtype=torch.bool, device=query.device).tril()
+        mask = mask.expand(query.shape[0], 1, length, length)
+    visible = mask.new_full((*mask.shape[:-1], prompt_tokens), mask.dtype == torch.bool)  # True, or 0.0 to add
+    return torch.cat([visible, mask], dim=-1)
+
+
+AttentionInterface.register(NAME, prompt_attention)
+AttentionMaskInterface.register(NAME, sdpa_mask)

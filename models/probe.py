@@ -1,0 +1,99 @@
+"""One forward pass at start that proves a model can carry deep prompts.
+
+Some families accept a custom attention function and never call it, others call it without a layer index: both
+would train prompts that nothing reads. So nothing is believed; it is measured.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from fedpeptao.errors import InputError
+from models.attention import PromptSlot, Recorder
+
+_MEND = (
+    "Use a model whose attention goes through transformers' attention interface with a layer index, "
+    "such as BERT, RoBERTa, GPT-2 or Llama"
+)
+
+
+@dataclass(frozen=True)
+class Probed:
+    """What the probe found: slots and block modules by layer, and the shape of keys."""
+
+    slots: tuple[PromptSlot, ...]
+    blocks: tuple[nn.Module, ...]
+    kv_heads: int
+    head_dim: int
+
+
+def probe(model: PreTrainedModel, name: str) -> Probed:
+    """Run `model` once and place a slot on the attention module of each layer.
+
+    Raises InputError("model", name) where the attention function is never called, is called without a layer
+    index or not once a layer, or where the model refuses to run with it.
+    """
+    layers = model.config.get_text_config().num_hidden_layers
+    calls = _record(model, name)
+    if not calls:
+        raise _refusal(name, "it never called the attention function, so prompts would have no effect")
+    found: dict[int, nn.Module] = {}
+    for module, _, _ in calls:
+        index = getattr(module, "layer_idx", None)
+        if not isinstance(index, int) or isinstance(index, bool):
+            raise _refusal(name, f"its attention ({type(module).__name__}) has no layer index")
+        if index in found:
+            raise _refusal(name, f"layer {index} called the attention function more than once")
+        found[index] = module
+    if sorted(found) != list(range(layers)):
+        raise _refusal(name, f"layers {sorted(found)} called the attention function, expected 0 to {layers - 1}")
+    shapes = {shape[1::2] for _, key, value in calls for shape in (key, value)}
+    if len(shapes) != 1:
+        raise _refusal(name, f"its keys and values differ in shape: (heads, size) {sorted(shapes)}")
+    ((kv_heads, head_dim),) = shapes
+    slots = tuple(PromptSlot() for _ in range(layers))
+    for index, slot in enumerate(slots):
+        found[index].prompt_slot = slot  # type: ignore[assignment]
+    return Probed(slots, _blocks(model, found, name), kv_heads, head_dim)
+
+
+def _record(model: PreTrainedModel, name: str) -> list[tuple[nn.Module, tuple[int, ...], tuple[int, ...]]]:
+    """Calls of the attention function in one forward pass of the base model over one text of 3 tokens."""
+    recorder = Recorder()
+    for module in model.modules():
+        module.prompt_slot = recorder  # type: ignore[assignment]
+    ids = torch.full((1, 3), 5, device=model.device)
+    try:
+        with torch.no_grad():
+            model.base_model(input_ids=ids, attention_mask=torch.ones_like(ids))
+    except Exception as error:  # whatever a modelling file raises means the same: it cannot run like this
+        reason = str(error).splitlines()[0] if str(error) else ""
+        raise _refusal(name, f"it refuses the attention function ({type(error).__name__}: {reason})") from error
+    finally:
+        for module in model.modules():
+            del module.prompt_slot
+    return recorder.calls
+
+
+def _blocks(model: PreTrainedModel, attention: dict[int, nn.Module], name: str) -> tuple[nn.Module, ...]:
+    """The block of each layer: the outermost list element that holds the layer's attention module."""
+    paths = {module: path for path, module in model.named_modules()}
+    found = []
+    for index in sorted(attention):
+        parts = paths[attention[index]].split(".")
+        parents = [model.get_submodule(".".join(parts[:end])) for end in range(len(parts))]
+        lists = [end for end, parent in enumerate(parents) if isinstance(parent, nn.ModuleList)]
+        if not lists:
+            raise _refusal(name, f"the block of layer {index} could not be found")
+        found.append(model.get_submodule(".".join(parts[: lists[0] + 1])))
+    if len(set(found)) != len(found):
+        raise _refusal(name, "several layers share one block")
+    return tuple(found)
+
+
+def _refusal(name: str, problem: str) -> InputError:
+    return InputError("model", name, problem, _MEND)

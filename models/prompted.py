@@ -1,0 +1,145 @@
+"""Deep prompts and the head of a frozen model: what FedPepTAO tunes.
+
+A prompt is one tensor a layer, [2 (key, value), kv_heads, N_p, head_dim]. Text positions are shifted by N_p
+whichever layers have one, so that outputs equal those of a cache (and of PEFT's prefix tuning) bit for bit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from fedpeptao.errors import InputError
+from models.backbone import Backbone
+from models.head import HeadLinear
+from models.layout import Entry, Layout
+
+_HEAD_STD = 0.02
+
+
+class PromptedModel:
+    """Prompts on some layers of a backbone, and its head (build that first); implements `models.tuned.Tuned`.
+
+    Nothing is left on the backbone between two calls, so several of these may share one.
+    """
+
+    def __init__(self, backbone: Backbone, layers: Sequence[int], prompt_tokens: int) -> None:
+        if backbone.head is None:
+            raise ValueError("the backbone has no head yet: call build_head first")
+        if prompt_tokens < 1:
+            raise InputError("prompt-tokens", prompt_tokens, "there has to be a prompt", "Use 1 or more")
+        positions = backbone.text_positions(prompt_tokens)
+        if positions is not None and positions < 1:
+            mend = f"Use fewer than {positions + prompt_tokens}"
+            raise InputError("prompt-tokens", prompt_tokens, "they leave no position for a text", mend)
+        last = backbone.num_layers - 1
+        if wrong := [layer for layer in layers if not 0 <= layer <= last]:
+            listed = ",".join(str(layer) for layer in layers)
+            raise InputError("layers", listed, f"the model has no layer {wrong[0]}", f"Use layers from 0 to {last}")
+        self.backbone, self.prompt_tokens = backbone, prompt_tokens
+        self.layers = tuple(sorted(set(layers)))
+        shape = (2, backbone.kv_heads, prompt_tokens, backbone.head_dim)
+        prompts = [Entry(f"prompt.{layer}", layer, shape) for layer in self.layers]
+        shapes = {name: tuple(value.shape) for name, value in backbone.model.named_parameters()}
+        head = [Entry(f"head.{name}", None, shapes[name]) for name in backbone.head.names]
+        self.layout = Layout((*prompts, *head))
+        self._values: dict[str, Tensor] | None = None
+        self._owner: Tensor | None = None
+
+    def initial(self, seed: int, std: float = 0.02) -> Tensor:
+        """Initial row [R], float32 on the CPU: prompts N(0, std), head weights N(0, 0.02), biases 0, norm weights 1.
+
+        Each tensor is drawn from (seed, its name) alone: a layer starts alike whatever other layers are prompted.
+        """
+        return self.layout.flatten({entry.name: _draw(entry, seed, std) for entry in self.layout.entries})
+
+    def bind(self, rows: Tensor, layout: Layout | None = None, owner: Tensor | None = None) -> None:
+        """Use `rows` [C, R], float32, from now on; gradients flow into them.
+
+        Args:
+            rows: one row a client, on the backbone's device.
+            layout: the order of a row, this model's own entries in any order; default `self.layout`.
+            owner: int64 [B], for each text of the batches to come the client (row) whose parameters it meets; not
+                needed for C = 1.
+
+        Raises:
+            ValueError: entries that differ from this model's, C > 1 without owner, or C > 1 with a head of more
+                than linear layers.
+        """
+        layout = layout or self.layout
+        if set(layout.entries) != set(self.layout.entries):
+            raise ValueError(f"the row holds {layout.names}, this model tunes {self.layout.names}")
+        if rows.ndim != 2 or rows.shape[0] < 1:
+            raise ValueError(f"rows have shape {tuple(rows.shape)}, expected [clients, {layout.size}]")
+        if rows.shape[0] > 1:
+            if owner is None:
+                raise ValueError(f"rows of {rows.shape[0]} clients need an owner for each text of the batch")
+            self._check_linear()
+        self._values = layout.unflatten(rows)
+        self._owner = owner if rows.shape[0] > 1 else None
+
+    def unbind(self) -> None:
+        """Let go of the rows, and of the graph behind them."""
+        self._values = self._owner = None
+
+    def logits(self, inputs: dict[str, Tensor]) -> Tensor:
+        """Class scores [B, classes], float32.
+
+        inputs: input_ids and attention_mask int64 [B, T], padded on the right; token_type_ids where the model has
+        them. RuntimeError before `bind`.
+        """
+        if self._values is None:
+            raise RuntimeError("no parameters are bound: call bind first")
+        arguments = self.backbone.forward_arguments(inputs)
+        positions = self.backbone.position_ids(arguments["input_ids"], arguments["attention_mask"], self.prompt_tokens)
+        if positions is not None:
+            arguments["position_ids"] = positions
+        several = next(iter(self._values.values())).shape[0] > 1
+        head = {name: self._values[f"head.{name}"] for name in self._head_names()}
+        if not several:
+            head = {name: value[0] for name, value in head.items()}
+        with self._in_place(self._values):
+            return functional_call(self.backbone.model, head, kwargs=arguments).logits.float()
+
+    def _head_names(self) -> tuple[str, ...]:
+        return tuple(name.removeprefix("head.") for name in self.layout.names if name.startswith("head."))
+
+    def _head_linears(self) -> Iterator[tuple[str, HeadLinear | None]]:
+        """Each head parameter with its linear layer; None where it belongs to another kind of module."""
+        for name in self._head_names():
+            module = self.backbone.model.get_submodule(name.rpartition(".")[0])
+            yield name, module if isinstance(module, HeadLinear) else None
+
+    def _check_linear(self) -> None:
+        if other := [name for name, module in self._head_linears() if module is None]:
+            raise ValueError(f"{', '.join(other)} cannot differ by row of a batch: bind one client at a time")
+
+    @contextmanager
+    def _in_place(self, values: dict[str, Tensor]) -> Iterator[None]:
+        """Prompts and owner on the modules for one forward pass."""
+        slots = [self.backbone.slots[layer] for layer in self.layers]
+        linears = [module for _, module in self._head_linears() if module is not None]
+        try:
+            for layer, slot in zip(self.layers, slots, strict=True):
+                slot.prompt, slot.owner = values[f"prompt.{layer}"], self._owner
+            for linear in linears:
+                linear.owner = self._owner
+            yield
+        finally:
+            for slot in slots:
+                slot.prompt = slot.owner = None
+            for linear in linears:
+                linear.owner = None
+
+
+def _draw(entry: Entry, seed: int, std: float) -> Tensor:
+    if entry.layer is None and len(entry.shape) < 2:
+        return torch.ones(entry.shape) if entry.name.endswith("weight") else torch.zeros(entry.shape)
+    digest = hashlib.sha256(f"{seed}:{entry.name}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    return torch.randn(entry.shape, generator=generator) * (_HEAD_STD if entry.layer is None else std)

@@ -1,0 +1,179 @@
+"""What a run shows in the terminal: its settings, what will travel, the layers, a line per round, a summary.
+
+The functions only format; `say` and `warn` put text where the launcher finds it. Plain ASCII, fewer than 110 columns.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
+from typing import Any
+
+from fedpeptao.console import MARKER as MARK
+from fedpeptao.console import say
+
+__all__ = [
+    "MARK",
+    "bytes_text",
+    "layers_table",
+    "round_header",
+    "round_line",
+    "say",
+    "settings_table",
+    "summary_table",
+    "traffic_table",
+    "warn",
+]
+
+_COLUMNS = 109
+_CELL = 52
+_BAR = 40
+_NOTED = {
+    "failed": "failed",
+    "missing": "missing",
+    "evaluation_failed": "failed to evaluate",
+    "evaluation_missing": "missing in the evaluation",
+}
+_SUMMARY_ACCURACIES = {
+    "personalised_accuracy": "personalised accuracy|all clients, each with its own prompts and examples",
+    "shared_accuracy": "shared accuracy|all clients, the shared model on their examples",
+    "global_accuracy": "global accuracy|the shared model on the common test set",
+}
+
+
+def warn(text: str) -> None:
+    """Shows text to the user as a warning."""
+    say(text, logging.WARNING)
+
+
+def settings_table(settings: Mapping[str, object], defaults: Mapping[str, object]) -> str:
+    """Every setting, in two columns; values too long for that stand below. Changed ones show the default too."""
+    changed = {key for key, value in settings.items() if key not in defaults or defaults[key] != value}
+    width = max(map(len, settings), default=0)
+    cells = []
+    for key, value in settings.items():
+        default = f"  (default {_value(defaults[key])})" if key in changed and key in defaults else ""
+        cells.append(f"{'*' if key in changed else ' '} {key:<{width}}  {_value(value)}{default}")
+    short = [cell for cell in cells if len(cell) <= _CELL]
+    half = (len(short) + 1) // 2
+    pairs = zip_longest(short[:half], short[half:], fillvalue="")
+    rows = [f"{left:<{_CELL}}  {right}".rstrip() for left, right in pairs]
+    title = "Settings (* changed)" if changed else "Settings (all at their defaults)"
+    return "\n".join([title, *rows, *(cell for cell in cells if len(cell) > _CELL)])
+
+
+def traffic_table(entries: Sequence[tuple[str, int, int, bool]]) -> str:
+    """What a client and the server send each other in one round.
+
+    Args:
+        entries: (name, floats, bytes, whether it travels); all of them together are what all layers would take.
+    """
+    sent = [entry for entry in entries if entry[3]]
+    floats, size = sum(entry[1] for entry in sent), sum(entry[2] for entry in sent)
+    whole = sum(entry[2] for entry in entries)
+    share = f"{size / whole:.1%} of all layers" if whole else ""
+    rows = [(name, n, b, "" if travels else "does not travel") for name, n, b, travels in entries]
+    rows.append(("in all", floats, size, share))
+    title = "Traffic per client and round"
+    width = max(len(title) - 2, *(len(name) for name, *_ in rows))
+    lines = [f"{title:<{width + 2}}  {'floats':>13}  {'bytes':>9}"]
+    lines += [f"  {name:<{width}}  {n:>13,}  {bytes_text(b):>9}  {note}".rstrip() for name, n, b, note in rows]
+    return "\n".join(lines)
+
+
+def layers_table(scores: Sequence[float] | None, chosen: Sequence[int]) -> str:
+    """A bar per layer, from 0 to the highest score; the chosen layers' bars are full."""
+    if not scores:
+        return f"Layers {', '.join(map(str, chosen))} (no scores: layers given by hand)"
+    top = max(max(scores), 1e-12)
+    lines = ["Layer      score"]
+    for layer, score in enumerate(scores):
+        bar = ("#" if layer in chosen else ".") * max(1, round(_BAR * max(score, 0) / top))
+        lines.append(f"{layer:>5}  {score:>9.3f}  {bar:<{_BAR}}  {'chosen' if layer in chosen else ''}".rstrip())
+    return "\n".join(lines)
+
+
+def round_header() -> str:
+    """The columns of `round_line`."""
+    return "    round  train loss  personalised  global      down        up  seconds"
+
+
+def round_line(metrics: Mapping[str, Any], rounds: int) -> str:
+    """One line of metrics.jsonl, for people; failed and missing clients are counted and named, while there is room."""
+    place = f"{metrics['round']}/{rounds}"
+    line = (
+        f"{place:>9}  {_number(metrics, 'train_loss', 4):>10}  {_number(metrics, 'personalised_accuracy', 3):>12}"
+        f"  {_number(metrics, 'global_accuracy', 3):>6}  {bytes_text(metrics.get('down_bytes')):>8}"
+        f"  {bytes_text(metrics.get('up_bytes')):>8}  {_number(metrics, 'seconds', 1):>7}"
+    )
+    notes = "; ".join(_round_notes(metrics))
+    return _clip(f"{line}  {notes}".rstrip())
+
+
+def _round_notes(metrics: Mapping[str, Any]) -> list[str]:
+    notes = []
+    for key, what in _NOTED.items():
+        if clients := metrics.get(key):
+            notes.append(f"{len(clients)} {what}: {', '.join(map(str, clients))}")
+    if metrics.get("all_personalised_accuracy") is not None:
+        notes.append(f"all clients {_number(metrics, 'all_personalised_accuracy', 3)}")
+    for reason in [*(metrics.get("failed") or {}).values()][:1]:
+        notes.append(" ".join(str(reason).split()))
+    return notes
+
+
+def summary_table(summary: Mapping[str, Any]) -> str:
+    """summary.json, for people. What an interrupted run has not measured is a dash."""
+    final, traffic = summary.get("final") or {}, summary.get("bytes") or {}
+    layers = ", ".join(map(str, summary.get("layers") or [])) or "-"
+    rows = [("layers", layers, "")]
+    for key, text in _SUMMARY_ACCURACIES.items():
+        name, what = text.split("|")
+        rows.append((name, _number(final, key, 3), what))
+    rows.append(("traffic down", bytes_text(traffic.get("down")), "training"))
+    rows.append(("traffic up", bytes_text(traffic.get("up")), "training"))
+    rows.append(("traffic of evaluation", bytes_text(traffic.get("evaluation")), "both ways"))
+    parameters = summary.get("parameters_per_message")
+    rows.append(("numbers per message", "-" if parameters is None else f"{parameters:,}", ""))
+    rows += [(name.replace("_", " "), str(path), "") for name, path in (summary.get("paths") or {}).items()]
+    width = max(len(name) for name, *_ in rows)
+    seconds = summary.get("seconds")
+    time = "" if seconds is None else f", {_duration(seconds)}"
+    lines = [f"Run {summary['status']}: {summary['rounds']} rounds{time}"]
+    lines += [f"  {name:<{width}}  {value:<9}  {what}".rstrip() for name, value, what in rows]
+    return "\n".join(lines)
+
+
+def bytes_text(size: float | None) -> str:
+    """A number of bytes to four digits, in units of 1000; a dash for None."""
+    if size is None:
+        return "-"
+    if size < 1000:
+        return f"{size:.0f} B"
+    for unit in ("kB", "MB", "GB"):
+        size /= 1000
+        if round(size, 1) < 1000:
+            return f"{size:.1f} {unit}"
+    return f"{size / 1000:,.1f} TB"
+
+
+def _number(figures: Mapping[str, Any], key: str, digits: int) -> str:
+    value = figures.get(key)
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _value(value: object) -> str:
+    return '""' if value == "" else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
+
+
+def _clip(line: str) -> str:
+    return line if len(line) <= _COLUMNS else line[: _COLUMNS - 3] + "..."

@@ -1,0 +1,60 @@
+"""A round's figures as TensorBoard scalars."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+
+BEFORE_ROUND = ("personalised_accuracy", "personalised_loss")
+"""Figures in round t's line that belong to the state after round t - 1: clients evaluate what they receive."""
+
+_TAGS = {
+    "personalised_accuracy": "accuracy/personalised",
+    "global_accuracy": "accuracy/global",
+    "all_personalised_accuracy": "accuracy/all_clients_personalised",
+    "all_shared_accuracy": "accuracy/all_clients_shared",
+    "train_loss": "loss/train",
+    "personalised_loss": "loss/personalised",
+    "global_loss": "loss/global",
+    "update_norm": "server/update_norm",
+    "accepted": "server/accepted_clients",
+    "down_bytes": "traffic/down_bytes",
+    "up_bytes": "traffic/up_bytes",
+    "evaluation_bytes": "traffic/evaluation_bytes",
+    "cumulative_bytes": "traffic/cumulative_bytes",
+    "seconds": "server/seconds",
+}
+
+
+class Events:
+    """Writes scalars by round and, for accuracies, also by traffic so far.
+
+    TensorBoard's steps are whole numbers: traffic is in kilobytes, since a small model's round is less
+    than a megabyte.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._writer = SummaryWriter(str(folder))
+        self._bytes_before = 0
+
+    def add(self, line: Mapping[str, Any]) -> None:
+        """Adds one line of metrics.jsonl; lines come in the order of rounds."""
+        bytes_now = line.get("cumulative_bytes") or 0
+        for key, tag in _TAGS.items():
+            value = line.get(key)
+            if value is None:
+                continue
+            early = key in BEFORE_ROUND
+            self._writer.add_scalar(tag, value, line["round"] - early)
+            if tag.startswith("accuracy/"):
+                traffic = self._bytes_before if early else bytes_now
+                self._writer.add_scalar(tag.replace("/", "_by_kilobytes/"), value, round(traffic / 1000))
+        self._bytes_before = bytes_now
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Ends the file."""
+        self._writer.close()

@@ -1,0 +1,61 @@
+"""How a run's folder is closed, whether the run completed, failed or was interrupted: totals, summary, plots."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from server_app import plots
+from server_app.run_folder import SUMMARY, RunFolder, read_history, write_json
+
+
+def finish(folder: RunFolder, summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Completes the summary from the rounds' lines, writes it, and draws the plots."""
+    return close(folder.path, summary)
+
+
+def close_interrupted(path: Path) -> dict[str, Any]:
+    """For whoever stopped a run from outside: what its server did not come to do. A closed folder is left as it is."""
+    known = _read(path / SUMMARY)
+    if known.get("status") not in (None, "running"):
+        return known
+    return close(path, {**known, "status": "interrupted"})
+
+
+def close(path: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Writes summary.json and the plots of a folder; returns the whole summary."""
+    lines = read_history(path)
+    known = {**_read(path / SUMMARY), **summary}
+    last = next((line for line in reversed(lines) if line.get("global_accuracy") is not None), {})
+    whole: dict[str, Any] = {
+        **known,
+        "rounds": max((line["round"] for line in lines), default=0),
+        "final": {
+            **(known.get("final") or {}),
+            "global_accuracy": last.get("global_accuracy"),
+            "global_loss": last.get("global_loss"),
+            "global_round": last.get("round"),
+        },
+        "bytes": {
+            "down": _total(lines, "down_bytes"),
+            "up": _total(lines, "up_bytes"),
+            "evaluation": _total(lines, "evaluation_bytes"),
+        },
+        "paths": {"run_folder": path},
+    }
+    write_json(path / SUMMARY, whole)
+    plots.draw(path)
+    return whole
+
+
+def _total(lines: list[dict[str, Any]], key: str) -> int:
+    return sum(line.get(key) or 0 for line in lines)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    known: dict[str, Any] = json.loads(path.read_text(encoding="utf8"))
+    return known

@@ -1,0 +1,196 @@
+"""A run's figures as pictures, drawn from its folder alone: also later, and also of a run that was cut short.
+
+Figures are made without pyplot, so that no state of matplotlib is touched. Colours are those of Okabe and Ito, which
+colour-blind readers can tell apart; marker shapes say the same again.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
+
+from server_app.console import say
+from server_app.events import BEFORE_ROUND
+from server_app.run_folder import METRICS, SETTINGS, SUMMARY, read_history, write_atomically
+
+DPI = 150
+_BLUE, _SKY, _GREEN, _VERMILLION, _GREY = "#0072B2", "#56B4E9", "#009E73", "#D55E00", "#C4C4C4"
+
+
+@dataclass(frozen=True)
+class _Series:
+    """One figure of metrics.jsonl over the run, and how it looks."""
+
+    key: str
+    label: str
+    style: Mapping[str, Any]
+
+
+_PALE = {"color": _SKY, "linewidth": 1, "marker": ".", "markersize": 5, "alpha": 0.8}
+_BOLD = {"color": _BLUE, "linewidth": 2, "marker": "o", "markersize": 7, "markeredgecolor": "white"}
+_ACCURACIES = (
+    _Series("personalised_accuracy", "personalised, each round's clients", _PALE),
+    _Series("global_accuracy", "shared model, test set", _BOLD),
+    _Series(
+        "all_personalised_accuracy",
+        "personalised, all clients",
+        {"color": _VERMILLION, "linestyle": "none", "marker": "D", "markersize": 9, "markeredgecolor": "white"},
+    ),
+    _Series(
+        "all_shared_accuracy",
+        "shared model, all clients",
+        {"color": _GREEN, "linestyle": "none", "marker": "^", "markersize": 11, "markeredgecolor": "white"},
+    ),
+)
+_LOSSES = (
+    _Series("personalised_loss", "personalised, each round's clients", _PALE),
+    _Series("train_loss", "training", {"color": _VERMILLION, "linewidth": 2, "marker": "s", "markersize": 4}),
+    _Series("global_loss", "shared model, test set", _BOLD),
+)
+
+
+def draw(folder: Path) -> list[Path]:
+    """Draws what a run's folder has figures for, and says what it has none for.
+
+    Returns:
+        The PNG files written, of accuracy_by_round, accuracy_by_bytes, loss and layer_scores.
+    """
+    history = read_history(folder) if (folder / METRICS).exists() else []
+    settings, summary = _read(folder / SETTINGS), _read(folder / SUMMARY)
+    about = _about(settings, summary, history)
+    traffic = "Traffic so far, up plus down, all clients (MB)"
+    figures = {
+        "accuracy_by_round": _curves("Accuracy by round", about, _ACCURACIES, history, "Round", "Accuracy"),
+        "accuracy_by_bytes": _curves("Accuracy by traffic", about, _ACCURACIES, history, traffic, "Accuracy"),
+        "loss": _curves("Loss by round", about, _LOSSES, history, "Round", "Cross-entropy (nats)"),
+        "layer_scores": _layers(about, settings, summary),
+    }
+    written = []
+    for name, figure in figures.items():
+        if figure is None:
+            say(f"no {name}.png: the run has no figures for it")
+            continue
+        content = io.BytesIO()
+        figure.savefig(content, format="png", dpi=DPI)
+        write_atomically(folder / f"{name}.png", content.getvalue())
+        written.append(folder / f"{name}.png")
+    return written
+
+
+def points(history: Sequence[Mapping[str, Any]], key: str, by_traffic: bool) -> tuple[list[float], list[float]]:
+    """Where a figure was measured, and its values.
+
+    Args:
+        history: the lines of metrics.jsonl.
+        key: the figure; the ones that clients measure before they train stand at the round before.
+        by_traffic: x in megabytes of training messages up to that state; else in rounds.
+    """
+    bytes_at = {line["round"]: line.get("cumulative_bytes") or 0 for line in history}
+    xs, ys = [], []
+    for line in history:
+        if line.get(key) is None:
+            continue
+        at = line["round"] - (key in BEFORE_ROUND)
+        xs.append(bytes_at.get(at, 0) / 1e6 if by_traffic else at)
+        ys.append(line[key])
+    return xs, ys
+
+
+def _curves(
+    title: str, about: str, series: Sequence[_Series], history: Sequence[Mapping[str, Any]], x: str, y: str
+) -> Figure | None:
+    figure, axes = _canvas(title, about)
+    by_round = x == "Round"
+    for one in series:
+        xs, ys = points(history, one.key, by_traffic=not by_round)
+        if ys:
+            axes.plot(xs, ys, label=one.label, clip_on=False, zorder=3, **one.style)
+    if not axes.lines:
+        return None
+    axes.set_xlabel(x, fontsize=12)
+    axes.set_ylabel(y, fontsize=12)
+    axes.set_xlim(0, max(1.0, *(max(line.get_xdata()) for line in axes.lines)))
+    axes.set_ylim(bottom=0)
+    if by_round:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    axes.grid(color="#E6E6E6", linewidth=0.8)
+    _legend(figure, *axes.get_legend_handles_labels())
+    return figure
+
+
+def _layers(about: str, settings: Mapping[str, Any], summary: Mapping[str, Any]) -> Figure | None:
+    scores, chosen = summary.get("layer_scores"), summary.get("layers") or []
+    if not scores and not chosen:
+        return None
+    figure, axes = _canvas("Layer scores", about)
+    heights = [score or 0.0 for score in scores] if scores else [1.0] * (max(chosen) + 1)
+    colours = [_BLUE if layer in chosen else _GREY for layer in range(len(heights))]
+    axes.bar(range(len(heights)), heights, color=colours, width=0.75, zorder=3)
+    axes.set_xlabel("Layer (0 is the lowest)", fontsize=12)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=16, integer=True))
+    if scores:
+        axes.set_ylabel("Score", fontsize=12)
+        axes.grid(axis="y", color="#E6E6E6", linewidth=0.8)
+    else:
+        axes.set_yticks([])
+        axes.set_ylim(0, 1.6)
+        axes.text(0.5, 0.85, "no scores: layers given by hand", transform=axes.transAxes, ha="center", fontsize=12)
+    others = "without prompts" if settings.get("unselected-prompts") == "none" else "prompts stay on the client"
+    handles = [Patch(color=_BLUE), Patch(color=_GREY)]
+    _legend(figure, handles, ["chosen: prompts travel", f"not chosen: {others}"])
+    return figure
+
+
+def _canvas(title: str, about: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(8, 5.2), layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12))
+    axes = figure.add_subplot()
+    room = 12 + 14 * (about.count("\n") + 1)  # points, for the lines of `about` between title and axes
+    axes.set_title(title, loc="left", fontsize=15, fontweight="bold", pad=room)
+    axes.text(0, 1.025, about, transform=axes.transAxes, fontsize=10.5, color="#444444", parse_math=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=11)
+    return figure, axes
+
+
+def _legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
+    """Under the axes, where it hides nothing."""
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=3 if len(labels) == 3 else 2, fontsize=11, frameon=False
+    )
+
+
+def _about(settings: Mapping[str, Any], summary: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> str:
+    """Data set, model, clients, skew and seed of a run; and where it ended, if not as planned."""
+    skew = "iid" if settings.get("partition") == "iid" else f"alpha {settings.get('alpha')}"
+    parts = [
+        _short(settings.get("dataset")),
+        _short(settings.get("model")),
+        f"{settings.get('clients')} clients, {settings.get('clients-per-round')} a round",
+        skew,
+        f"seed {settings.get('seed')}",
+    ]
+    if summary.get("status") != "completed":
+        last = history[-1]["round"] if history else 0
+        parts.append(f"{summary.get('status', 'cut short')} after round {last}")
+    return "\n".join(textwrap.wrap(" | ".join(parts), 90))
+
+
+def _short(name: object) -> str:
+    """A folder or file by its last part; a hub name as it is."""
+    text = str(name)
+    return Path(text).name if text.startswith("/") else text
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text(encoding="utf8"))) if path.exists() else {}

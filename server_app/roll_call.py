@@ -1,0 +1,173 @@
+"""The roll call: one question to all nodes before round 1, and what follows from the answers.
+
+Faults in anybody's data are found here, before any training. In a simulation all clients hold parts of one data set, so one bad
+client stops the run.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from flwr.app import Message
+from flwr.serverapp import Grid
+
+from data.sources import order_labels
+from federation import records
+from federation.grids import Exchange, exchanges
+from federation.messages import ROLL_CALL, MessageError, RollCallAsk, RollCallReply
+from federation.randomness import generator
+from federation.settings import Settings, layer_list
+from fedpeptao.errors import InputError, RunError
+from server_app.console import say
+from strategies.selection import best_layers, layer_count, mean_scores
+
+PROGRESS_S = 10.0
+
+
+@dataclass(frozen=True)
+class RollCall:
+    """Everybody's answers, and the node each client lives on."""
+
+    replies: dict[int, RollCallReply]
+    nodes: dict[int, int]
+
+    @property
+    def examples(self) -> int:
+        """n, over all clients."""
+        return sum(reply.examples for reply in self.replies.values())
+
+
+def call(grid: Grid, settings: Settings, run: str) -> RollCall:
+    """Asks all nodes.
+
+    Raises:
+        RunError: no node is online, a node failed, a client is missing or lives on two nodes.
+        InputError: a client is at fault.
+    """
+    ask = records.encode_roll_call(RollCallAsk(run=run, score=settings.selection.layers == "auto"))
+    nodes = _nodes(grid, settings.run.round_timeout_s)
+    messages = [Message(ask, node, ROLL_CALL) for node in nodes]
+    found = RollCall({}, {})
+    answers = exchanges(grid, messages, settings.run.round_timeout_s)
+    for exchange in _with_progress(answers, len(messages)):
+        for reply in _read(exchange):
+            if reply.client in found.replies:
+                raise RunError(f"client {reply.client} lives on two nodes: give each node its own partition-id")
+            found.replies[reply.client] = reply
+            found.nodes[reply.client] = exchange.node
+    _check(found, settings)
+    return found
+
+
+def agree_labels(settings: Settings, found: RollCall) -> tuple[str, ...]:
+    """The classes, in the order of the head's outputs: the setting, else the sorted union of what clients saw.
+
+    Raises:
+        InputError: a client has a label that the setting lacks, or there are fewer than two.
+    """
+    seen = {label for reply in found.replies.values() for label in reply.labels}
+    if not settings.data.labels:
+        labels = order_labels(seen)
+    else:
+        labels = [label.strip() for label in settings.data.labels.split(",")]
+        if strange := sorted(seen - set(labels)):
+            raise InputError(
+                "labels",
+                settings.data.labels,
+                f"clients also have {', '.join(strange[:5])}",
+                "Add them, or leave it empty",
+            )
+    if len(labels) < 2 or len(set(labels)) < len(labels):
+        raise InputError(
+            "labels", ", ".join(labels), "at least two different ones are needed", "Check the data's labels"
+        )
+    return tuple(labels)
+
+
+def select_layers(settings: Settings, found: RollCall, layers: int) -> tuple[tuple[int, ...], list[float] | None]:
+    """(S, the scores behind it or None), for a model of so many layers.
+
+    Raises:
+        InputError: no such layer, or no client has enough different examples for a score.
+    """
+    wanted = settings.selection.layers
+    if wanted == "all":
+        return tuple(range(layers)), None
+    if wanted != "auto":
+        check_layers(settings, layers)
+        return layer_list(wanted), None
+    scores = mean_scores((reply.examples, reply.scores) for reply in found.replies.values())
+    if scores is None:
+        raise InputError(
+            "layers", "auto", "no client has 8 different training examples for a score", "Name the layers, or take all"
+        )
+    count = layer_count(settings.selection.ratio, layers)
+    rng = generator(settings.federation.seed, "layers")
+    return best_layers(scores, count, settings.selection.score_order, rng), scores
+
+
+def check_layers(settings: Settings, layers: int) -> None:
+    """InputError if a layer named by hand is not in a model of so many."""
+    wanted = settings.selection.layers
+    if wanted not in ("auto", "all") and layer_list(wanted)[-1] >= layers:
+        raise InputError(
+            "layers", wanted, f"{settings.model.model} has layers 0 to {layers - 1}", "Name layers among those"
+        )
+
+
+def _nodes(grid: Grid, timeout_s: float) -> list[int]:
+    end = time.monotonic() + timeout_s
+    while not (nodes := sorted(grid.get_node_ids())):
+        if time.monotonic() > end:
+            raise RunError(f"no node came online within {timeout_s:g} s")
+        time.sleep(0.5)
+    return nodes
+
+
+def _with_progress(answers: Iterable[Exchange], count: int) -> Iterable[Exchange]:
+    said = time.monotonic()
+    for number, answer in enumerate(answers, start=1):
+        yield answer
+        if time.monotonic() - said > PROGRESS_S and number < count:
+            said = time.monotonic()
+            say(f"  {number} of {count} nodes have answered")
+
+
+def _read(exchange: Exchange) -> list[RollCallReply]:
+    reply = exchange.reply
+    if reply.has_error():
+        reason = (reply.error.reason or "no reason given").strip().splitlines()[-1]
+        raise RunError(f"node {exchange.node} failed in the roll call (code {reply.error.code}): {reason}")
+    try:
+        return records.decode_roll_call_replies(reply.content)
+    except MessageError as error:
+        raise RunError(f"node {exchange.node} answered the roll call with what cannot be read: {error}") from error
+
+
+def _check(found: RollCall, settings: Settings) -> None:
+    wanted = settings.federation.clients
+    missing = sorted(set(range(wanted)) - set(found.replies))
+    if missing:
+        raise RunError(f"{len(missing)} of {wanted} clients did not answer the roll call: {_some(missing)}")
+    faults = {client: reply.fault for client, reply in sorted(found.replies.items()) if reply.fault}
+    if faults:
+        client, fault = next(iter(faults.items()))
+        others = f" ({len(faults)} clients in all: {_some(list(faults))})" if len(faults) > 1 else ""
+        raise InputError(
+            "clients", wanted, f"client {client} is at fault{others}: {fault}", "Mend its data or its node"
+        )
+    kinds = {reply.data for reply in found.replies.values()}
+    if len(kinds) > 1:
+        raise InputError(
+            "dataset",
+            settings.data.dataset,
+            f"clients hold {len(kinds)} different versions of it",
+            "Run the same data set and Python version on all nodes",
+        )
+
+
+def _some(clients: list[int]) -> str:
+    shown = ", ".join(str(client) for client in clients[:10])
+    return shown + (", .." if len(clients) > 10 else "")

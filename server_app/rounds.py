@@ -1,0 +1,161 @@
+"""The round loop: ask, fold replies as they come, step, write the round's line (rule 8 of the architecture).
+
+Flower's own loop begins at round 1, polls every 3 s and has no deadline of its own.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from federation.evaluation import Counts
+from federation.grids import RecordingGrid, exchanges
+from federation.messages import Evaluation
+from federation.settings import Settings
+from fedpeptao.errors import RunError
+from server_app.console import round_header, round_line, say
+from server_app.run_folder import RunFolder
+from strategies.fedpeptao import State
+from strategies.shell import Outcome, PromptStrategy
+
+Line = dict[str, Any]
+
+
+class Rounds:
+    """Drives a strategy over a grid.
+
+    Args:
+        test: the shared model's counts on the common test set for a state; None where there is no such set.
+        keep: called with the state after each round.
+    """
+
+    def __init__(
+        self,
+        strategy: PromptStrategy,
+        grid: RecordingGrid,
+        settings: Settings,
+        folder: RunFolder,
+        test: Callable[[State], Counts] | None,
+        keep: Callable[[State], None],
+    ) -> None:
+        self._strategy, self._grid, self._settings, self._folder = strategy, grid, settings, folder
+        self._test, self._keep = test, keep
+        self._bytes = 0
+
+    def run(self) -> Outcome:
+        """All rounds, from the one after the strategy's state to the last; returns the last evaluation over all clients.
+
+        Raises:
+            RunError: a round in which every client failed.
+        """
+        rounds = self._settings.federation.rounds
+        say(round_header())
+        if self._settings.run.test_every:
+            self._write({"round": 0, **self._tested(0)})
+        evaluation = None
+        for server_round in range(self._strategy.state.round + 1, rounds + 1):
+            line = self._train(server_round)
+            self._keep(self._strategy.state)
+            line |= self._tested(server_round)
+            if _due(server_round, self._settings.run.evaluate_every, rounds):
+                evaluation = self._evaluate(line)
+            self._write(line)
+        return evaluation or self._evaluate({})
+
+    def _train(self, server_round: int) -> Line:
+        started = time.monotonic()
+        messages = self._strategy.train_messages(server_round)
+        replies = exchanges(self._grid, messages, self._settings.run.round_timeout_s)
+        outcome = self._strategy.close_round(server_round, replies)
+        down, up = self._grid.reset()
+        self._bytes += down.total() + up.total()
+        line = {
+            "round": server_round,
+            "train_loss": outcome.train_loss,
+            "clients": outcome.asked,
+            "accepted": len(outcome.accepted),
+            "failed": {str(client): why for client, why in outcome.failed.items()},
+            "missing": outcome.missing,
+            "update_norm": outcome.update_norm,
+            **_traffic(down, up),
+            "seconds": time.monotonic() - started,
+        }
+        own = pooled_personalised(outcome.evaluations.values())
+        line |= {
+            "personalised_accuracy": own.accuracy,
+            "personalised_loss": own.loss,
+            "personalised_examples": own.examples,
+        }
+        if not outcome.accepted:
+            self._write(line)
+            raise RunError(f"round {server_round}: no client gave an update. {_why(outcome)}")
+        return line
+
+    def _tested(self, server_round: int) -> Line:
+        if self._test is None or not _due(
+            server_round, self._settings.run.test_every, self._settings.federation.rounds
+        ):
+            return {}
+        counts = self._test(self._strategy.state)
+        return {"global_accuracy": counts.accuracy, "global_loss": counts.loss}
+
+    def _evaluate(self, line: Line) -> Outcome:
+        """All clients, in messages of their own; its traffic is counted apart from training."""
+        messages = self._strategy.evaluate_messages()
+        outcome = self._strategy.close_evaluation(exchanges(self._grid, messages, self._settings.run.round_timeout_s))
+        down, up = self._grid.reset()
+        line["evaluation_bytes"] = down.total() + up.total()
+        line["all_personalised_accuracy"] = pooled_personalised(outcome.evaluations.values()).accuracy
+        line["all_shared_accuracy"] = pooled_shared(outcome.evaluations.values()).accuracy
+        line["evaluation_failed"] = {str(client): why for client, why in outcome.failed.items()}
+        line["evaluation_missing"] = outcome.missing
+        return outcome
+
+    def _write(self, line: Line) -> None:
+        line["cumulative_bytes"] = self._bytes
+        self._folder.append({**dict.fromkeys(FIGURES), **line})
+        say(round_line({**dict.fromkeys(FIGURES), **line}, self._settings.federation.rounds))
+
+
+FIGURES = (
+    "round train_loss personalised_accuracy personalised_loss personalised_examples global_accuracy global_loss "
+    "all_personalised_accuracy all_shared_accuracy down_bytes up_bytes down_detail up_detail evaluation_bytes clients "
+    "accepted failed missing evaluation_failed evaluation_missing update_norm seconds cumulative_bytes"
+).split()
+"""Keys of every line of metrics.jsonl; null where a round has no such figure."""
+
+
+def pooled_personalised(evaluations: Iterable[Evaluation]) -> Counts:
+    """Each client's shard with its own prompts, pooled."""
+    counts = list(evaluations)
+    return Counts(sum(c.examples for c in counts), sum(c.correct for c in counts), sum(c.loss_sum for c in counts))
+
+
+def pooled_shared(evaluations: Iterable[Evaluation]) -> Counts:
+    """Each client's shard with the shared model, pooled."""
+    counts = list(evaluations)
+    return Counts(
+        sum(c.examples for c in counts), sum(c.shared_correct for c in counts), sum(c.shared_loss_sum for c in counts)
+    )
+
+
+def _due(server_round: int, every: int, rounds: int) -> bool:
+    return server_round == rounds or (every > 0 and server_round % every == 0)
+
+
+def _traffic(down: Counter[str], up: Counter[str]) -> Line:
+    return {
+        "down_bytes": down.total(),
+        "up_bytes": up.total(),
+        "down_detail": dict(sorted(down.items())),
+        "up_detail": dict(sorted(up.items())),
+    }
+
+
+def _why(outcome: Outcome) -> str:
+    if not outcome.failed:
+        return f"None of {len(outcome.asked)} replied before the round's deadline (round-timeout-s)"
+    client, why = next(iter(outcome.failed.items()))
+    return f"Client {client}: {why}"

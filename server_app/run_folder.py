@@ -1,0 +1,192 @@
+"""The folder that a run leaves behind: settings, facts, one line of figures per round, summary.
+
+A run can die at any moment, so that each round's line is on disk before the next round starts, and every other file is
+either whole or not there.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import torch
+from platformdirs import user_data_path
+
+from fedpeptao import __version__
+from fedpeptao.errors import InputError
+from server_app.events import Events
+
+METRICS, SUMMARY, SETTINGS, FACTS = "metrics.jsonl", "summary.json", "settings.json", "facts.json"
+_PACKAGES = ("flwr", "torch", "transformers", "peft", "datasets", "numpy")
+
+
+class RunFolder:
+    """Writes one run's folder; `create` makes it.
+
+    Attributes:
+        path: the folder, absolute; others put the parameters and the adapter there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._metrics = (path / METRICS).open("a", encoding="utf8")
+        self._events = Events(path / "tensorboard")
+
+    @classmethod
+    def create(cls, runs_dir: Path | None, name: str) -> RunFolder:
+        """A new run's folder, runs_dir/name.
+
+        Args:
+            runs_dir: absolute; None: fedpeptao/runs in the user's data folder.
+            name: "": date and time, with -2, -3, .. behind it where that is taken.
+
+        Raises:
+            InputError: the name is taken, or the folder cannot be written.
+        """
+        parent = runs_dir or user_data_path("fedpeptao", appauthor=False) / "runs"
+        if name:
+            if not _claim(parent / name):
+                raise InputError("run-name", name, f"it is taken in {parent}", "Choose another name, or none")
+            return cls(parent / name)
+        stem = time.strftime("%Y%m%d-%H%M%S")
+        names = (stem if number == 1 else f"{stem}-{number}" for number in count(1))
+        return cls(next(path for path in map(parent.joinpath, names) if _claim(path)))
+
+    def write_facts(self, settings: Mapping[str, object], facts: Mapping[str, object]) -> None:
+        """settings.json (the full flat run-config) and facts.json (the given ones, and those of this process)."""
+        write_json(self.path / SETTINGS, settings)
+        write_json(self.path / FACTS, {**_process_facts(), **facts})
+
+    def append(self, line: Mapping[str, object]) -> None:
+        """One round's figures: to metrics.jsonl, on disk when this returns, and to TensorBoard.
+
+        Missing figures are None; what is not finite becomes null. Numbers may be numpy's or torch's.
+        """
+        figures = plain(line)
+        self._metrics.write(json.dumps(figures, allow_nan=False) + "\n")
+        self._metrics.flush()
+        os.fsync(self._metrics.fileno())
+        self._events.add(figures)
+
+    def history(self) -> list[dict[str, Any]]:
+        """The lines so far."""
+        return read_history(self.path)
+
+    def write_summary(self, summary: Mapping[str, object]) -> None:
+        """summary.json."""
+        write_json(self.path / SUMMARY, summary)
+
+    def close(self) -> None:
+        """Nothing can be appended any more."""
+        self._metrics.close()
+        self._events.close()
+
+
+def read_history(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a folder's metrics.jsonl; a last line that was cut short (the run was killed) is left out.
+
+    Raises:
+        ValueError: another line is no JSON object.
+    """
+    path = folder / METRICS
+    lines = path.read_text(encoding="utf8", errors="replace").split("\n")
+    lines.pop()  # what follows the last line end: nothing, or a torn line
+    history = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            history.append(dict(json.loads(line)))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path}, line {number} is no JSON object: {line[:60]!r}") from error
+    return history
+
+
+def plain(value: object) -> Any:
+    """As JSON holds it: numpy's and torch's numbers and arrays as Python's, NaN and infinity as None, paths as text.
+
+    Raises:
+        TypeError: JSON has no place for it.
+    """
+    if isinstance(value, float):  # numpy.float64 is one
+        return float(value) if math.isfinite(value) else None
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    raise TypeError(f"{value!r} ({type(value).__name__}) has no place in JSON")
+
+
+def write_json(path: Path, value: object) -> None:
+    """Writes a JSON file atomically."""
+    write_atomically(path, (json.dumps(plain(value), indent=2, allow_nan=False) + "\n").encode())
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Readers see the old file or the new one, whole; after an error, the old one."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)  # mkstemp's 0600 would keep the file from the group
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _claim(path: Path) -> bool:
+    """Makes the folder with an empty metrics.jsonl in it; False if that is there. Of many at once, one succeeds."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        (path / METRICS).touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        reason = error.strerror or str(error)
+        if error.errno == errno.ENAMETOOLONG:
+            raise InputError("run-name", path.name, reason, "Choose a shorter name, or none") from error
+        raise InputError("runs-dir", str(path.parent), reason, "Name a folder that you can write to") from error
+    return True
+
+
+def _process_facts() -> dict[str, object]:
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {
+            "fedpeptao": __version__,
+            "python": platform.python_version(),
+            **{package: metadata.version(package) for package in _PACKAGES},
+        },
+        "platform": platform.platform(),
+        "cpu": _cpu(),
+        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "torch_threads": torch.get_num_threads(),
+    }
+
+
+def _cpu() -> str:
+    """The CPU's type: the same bits are promised on one type only."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf8").splitlines()
+    except OSError:  # not Linux
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())

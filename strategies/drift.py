@@ -1,0 +1,177 @@
+"""Corrections of client drift (section 2.5 of docs/ALGORITHMS.md; SCAFFOLD arXiv 1910.06378, FedVARP arXiv 2207.14130).
+
+    none     g = sum w_i Delta_i
+    server   g = eta ( u + sum w_i (Delta_i/eta - u_i) ) ;  u <- u + sum (n_i/n)(Delta_i/eta - u_i) ;  u_i <- Delta_i/eta
+    device   g = sum w_i Delta_i ;  e_i = Delta_i/(K_i eta) - c ;  C <- C + sum n_i e_i ;  c = C/n
+             and on the device c_i <- c_i + e_i: it corrects each of its steps by c - c_i (client_app/local_update.py)
+
+w_i = n_i over the replies' examples; n: the examples of all devices, frozen at the roll call. `server` keeps displacements per unit
+of learning rate, not divided by K_i: divided, a term stays that never vanishes where the K_i differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from strategies.fedpeptao import State, Sum, Update
+
+
+@dataclass(frozen=True)
+class DriftState:
+    """What a correction keeps on the server.
+
+    Attributes:
+        control: device: C = sum n_i c_i; server: u. [R] float64; None without correction.
+        controls: server: u_i of each client ever sampled, [R] float64.
+        epoch: device: the epoch of the control variates; a client whose c_i is of an older one starts from 0.
+        epoch_round: device: the round whose end began this epoch; only replies accepted later have a share in C.
+        lost_examples: device: sum of n_i over clients that lost a c_i in this epoch.
+    """
+
+    control: Tensor | None = None
+    controls: Mapping[int, Tensor] = field(default_factory=dict)
+    epoch: int = 0
+    epoch_round: int = 0
+    lost_examples: int = 0
+
+
+class Drift(Protocol):
+    """A correction: what goes down, what a reply adds, what the sum means, and what is kept."""
+
+    def initial(self, x: Tensor) -> DriftState:
+        """Before round 1."""
+
+    def downlink(self, state: State) -> Tensor | None:
+        """c [R], if devices correct."""
+
+    def fold(self, state: State, total: Sum, update: Update) -> None:
+        """Adds a reply, in place."""
+
+    def pseudo_gradient(self, state: State, total: Sum) -> Tensor:
+        """The pseudo-gradient g, [R] float64."""
+
+    def settle(self, state: State, total: Sum) -> DriftState:
+        """After the round."""
+
+
+@dataclass(frozen=True)
+class NoCorrection:
+    """Plain averaging of displacements."""
+
+    def initial(self, x: Tensor) -> DriftState:
+        """Nothing."""
+        return DriftState()
+
+    def downlink(self, state: State) -> Tensor | None:
+        """Nothing."""
+        return None
+
+    def fold(self, state: State, total: Sum, update: Update) -> None:
+        """Adds n_i Delta_i."""
+        total.displacement.add_(update.delta.to(torch.float64), alpha=update.examples)
+
+    def pseudo_gradient(self, state: State, total: Sum) -> Tensor:
+        """g = sum w_i Delta_i."""
+        return total.displacement / total.examples
+
+    def settle(self, state: State, total: Sum) -> DriftState:
+        """Nothing changes."""
+        return state.drift
+
+
+@dataclass(frozen=True)
+class ServerCorrection:
+    """Last displacements kept on the server; adds no traffic.
+
+    Attributes:
+        examples: n, of all clients.
+        eta: the device learning rate.
+    """
+
+    examples: int
+    eta: float
+
+    def initial(self, x: Tensor) -> DriftState:
+        """u = 0, u_i = 0."""
+        return DriftState(control=torch.zeros_like(x))
+
+    def downlink(self, state: State) -> Tensor | None:
+        """Nothing: devices know of no correction."""
+        return None
+
+    def fold(self, state: State, total: Sum, update: Update) -> None:
+        """Adds n_i (Delta_i/eta - u_i); notes u_i <- Delta_i/eta."""
+        displacement = update.delta.to(torch.float64) / self.eta
+        old = state.drift.controls.get(update.client)
+        total.displacement.add_(displacement if old is None else displacement - old, alpha=update.examples)
+        total.controls[update.client] = displacement
+
+    def pseudo_gradient(self, state: State, total: Sum) -> Tensor:
+        """g = eta ( u + sum w_i (Delta_i/eta - u_i) ), with u from before this round."""
+        return self.eta * (_control(state) + total.displacement / total.examples)
+
+    def settle(self, state: State, total: Sum) -> DriftState:
+        """u <- u + sum (n_i/n)(Delta_i/eta - u_i)."""
+        return replace(
+            state.drift,
+            control=_control(state) + total.displacement / self.examples,
+            controls={**state.drift.controls, **total.controls},
+        )
+
+
+@dataclass(frozen=True)
+class DeviceCorrection(NoCorrection):
+    """Control variates on the devices; the server keeps C, their n_i-weighted sum, and sends c = C/n.
+
+    Attributes:
+        examples: n, of all clients.
+        eta: the device learning rate.
+        max_lost_share: share of n whose c_i may be lost before all start anew. A lost c_i stays in C for good, and the server
+            cannot subtract it; a new epoch (C <- 0, all c_i <- 0) undoes it.
+        as_sent: what the codec makes of c: both ends compute e_i with that.
+    """
+
+    examples: int
+    eta: float
+    max_lost_share: float = 0.0
+    as_sent: Callable[[Tensor], Tensor] = lambda c: c
+
+    def initial(self, x: Tensor) -> DriftState:
+        """C = 0."""
+        return DriftState(control=torch.zeros_like(x))
+
+    def downlink(self, state: State) -> Tensor | None:
+        """c = C/n."""
+        return _control(state) / self.examples
+
+    def fold(self, state: State, total: Sum, update: Update) -> None:
+        """Adds n_i Delta_i and n_i e_i; counts a reply whose control variate is not the one the server knows of."""
+        super().fold(state, total, update)
+        if total.control is None:
+            total.control = torch.zeros_like(state.x)
+        e = update.delta.to(torch.float64) / (update.steps * self.eta) - self.as_sent(_control(state) / self.examples)
+        total.control.add_(e, alpha=update.examples)
+        accepted = state.accepted.get(update.client, 0)
+        if accepted > state.drift.epoch_round and update.control_round != accepted:
+            total.lost_examples += update.examples
+
+    def settle(self, state: State, total: Sum) -> DriftState:
+        """C <- C + sum n_i e_i, or a new epoch with C = 0 when too much of it belongs to nobody any more."""
+        lost = state.drift.lost_examples + total.lost_examples
+        if lost > self.max_lost_share * self.examples:
+            return DriftState(
+                control=torch.zeros_like(state.x), epoch=state.drift.epoch + 1, epoch_round=state.round + 1
+            )
+        assert total.control is not None
+        return replace(state.drift, control=_control(state) + total.control, lost_examples=lost)
+
+
+def _control(state: State) -> Tensor:
+    assert state.drift.control is not None
+    return state.drift.control

@@ -1,0 +1,144 @@
+"""FedPepTAO's server (EMNLP 2023, arXiv 2310.15080), as sections 2.4 and 2.5 of docs/ALGORITHMS.md define it.
+
+One round is `fold` for each reply, in the order in which clients were sampled, then `step`:
+
+    Delta_i = x - x_i                                        what device i sends, on the selected layers and the head
+    w_i     = n_i / sum of n_j over the replies
+    g       = sum w_i Delta_i                                corrected for client drift: strategies/drift.py
+    m       <- beta m + (1 - beta) g                         or another optimiser: strategies/server_optimizers.py
+    x       <- x - eta_s m / (1 - beta^t)                    t counts server updates
+    vbar    <- .9 vbar + .1 sum w_i s_i                      shared second moments, one number per block (2.4)
+
+State goes in, state comes out. Sums run in float64 and in the order of sampling, so their bits depend on nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from strategies.drift import Drift, DriftState
+from strategies.server_optimizers import ServerOptimizer
+
+VBAR_DECAY = 0.9
+
+
+@dataclass(frozen=True)
+class Update:
+    """One client's reply, decoded.
+
+    Attributes:
+        client: its identity.
+        examples: n_i.
+        steps: K_i, the optimiser steps it took.
+        delta: Delta_i = x - x_i over the shared parameters, [R].
+        control_round: the round of the control variate it used; 0 if it had none.
+        second_moments: s_i, the mean squared gradient per block, [blocks]; None unless they are shared.
+    """
+
+    client: int
+    examples: int
+    steps: int
+    delta: Tensor
+    control_round: int = 0
+    second_moments: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class State:
+    """All that the server carries from round to round.
+
+    Attributes:
+        round: the last round that ended; 0 before the first.
+        updates: t, the server updates so far (a round without a reply is none).
+        names: the parameters that travel, in the order of x.
+        x: the shared parameters, [R] float64.
+        moments: the server optimiser's own, each [R] float64.
+        drift: what the drift correction keeps.
+        vbar: shared second moments, [blocks] float64; None before the first update, or if they are not shared.
+        accepted: client -> the last round in which its reply was accepted.
+    """
+
+    round: int
+    updates: int
+    names: tuple[str, ...]
+    x: Tensor
+    moments: Mapping[str, Tensor]
+    drift: DriftState
+    vbar: Tensor | None = None
+    accepted: Mapping[int, int] = field(default_factory=dict)
+
+
+@dataclass
+class Sum:
+    """What a round adds up, reply by reply; its size does not grow with the number of replies (but for `drift = server`)."""
+
+    displacement: Tensor  # sum n_i Delta_i, or the corrected displacement of the drift part
+    control: Tensor | None = None  # sum n_i e_i, device correction
+    controls: dict[int, Tensor] = field(default_factory=dict)  # u_i of this round, server correction
+    second_moments: Tensor | None = None  # sum n_i s_i
+    examples: int = 0  # sum n_i
+    lost_examples: int = 0  # of clients that had lost their control variate
+    clients: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class FedPepTAO:
+    """The server's half of the method, put together from parts.
+
+    Attributes:
+        drift: the correction of client drift.
+        optimizer: turns the pseudo-gradient g into a direction.
+        eta_s: server learning rate; at most 1 is the safe range.
+    """
+
+    drift: Drift
+    optimizer: ServerOptimizer
+    eta_s: float
+
+    def initial(self, names: tuple[str, ...], x: Tensor) -> State:
+        """The state before round 1. x: [R], of any floating type."""
+        x = x.to(torch.float64)
+        return State(0, 0, names, x, self.optimizer.initial(x), self.drift.initial(x))
+
+    def begin(self, state: State) -> Sum:
+        """An empty sum for one round."""
+        return Sum(displacement=torch.zeros_like(state.x))
+
+    def fold(self, state: State, total: Sum, update: Update) -> None:
+        """Adds one reply to the round's sum, in place."""
+        self.drift.fold(state, total, update)
+        if update.second_moments is not None:
+            s = update.second_moments.to(torch.float64) * update.examples
+            total.second_moments = s if total.second_moments is None else total.second_moments + s
+        total.examples += update.examples
+        total.clients.append(update.client)
+
+    def step(self, state: State, total: Sum) -> State:
+        """The state after the round. A round without a reply changes nothing but its number."""
+        if not total.clients:
+            return replace(state, round=state.round + 1)
+        t = state.updates + 1
+        g = self.drift.pseudo_gradient(state, total)
+        direction, moments = self.optimizer.direction(state.moments, g, t)
+        return replace(
+            state,
+            round=state.round + 1,
+            updates=t,
+            x=state.x - self.eta_s * direction,
+            moments=moments,
+            drift=self.drift.settle(state, total),
+            vbar=_shared_second_moments(state.vbar, total),
+            accepted={**state.accepted, **dict.fromkeys(total.clients, state.round + 1)},
+        )
+
+
+def _shared_second_moments(vbar: Tensor | None, total: Sum) -> Tensor | None:
+    """vbar <- .9 vbar + .1 sum w_i s_i; in the first round there is no old value (2.4)."""
+    if total.second_moments is None:
+        return vbar
+    s = total.second_moments / total.examples
+    return s if vbar is None else VBAR_DECAY * vbar + (1 - VBAR_DECAY) * s

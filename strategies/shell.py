@@ -1,0 +1,291 @@
+"""The Flower Strategy: decode replies, call the equations, encode messages. The only file here that knows Flower.
+
+Its state is one explicit attribute; who is asked in a round follows from the seed and the round alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from logging import INFO, WARNING
+from typing import Any
+
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.common import log
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+
+from federation import records
+from federation.codec import Codec
+from federation.grids import Exchange
+from federation.messages import EVALUATE, TRAIN, Ask, EvaluateReply, Evaluation, MessageError, TrainReply
+from federation.randomness import generator
+from models.layout import Layout
+from strategies.fedpeptao import FedPepTAO, State, Update
+from strategies.selection import sample_clients
+
+Reply = TrainReply | EvaluateReply
+
+
+@dataclass(frozen=True)
+class Roster:
+    """Who takes part and what is agreed on, fixed after the roll call.
+
+    Attributes:
+        run: the run's name.
+        seed: of the run.
+        examples: client -> n_i.
+        nodes: client -> the node it lives on.
+        labels: classes in the order of the head's outputs.
+        layers: S.
+        per_round: clients asked in a round.
+    """
+
+    run: str
+    seed: int
+    examples: Mapping[int, int]
+    nodes: Mapping[int, int]
+    labels: tuple[str, ...]
+    layers: tuple[int, ...]
+    per_round: int
+
+    @property
+    def clients(self) -> list[int]:
+        """All clients, ascending."""
+        return sorted(self.nodes)
+
+
+@dataclass
+class Outcome:
+    """What came of a round's messages, client by client.
+
+    Attributes:
+        asked: in the order of sampling, which is the order of folding.
+        accepted: whose reply was used.
+        failed: client -> why its reply was not.
+        missing: without a reply by the deadline.
+        train_loss: n_i-weighted mean of the clients' mean training losses; None without a reply.
+        evaluations: client -> counts on its own shard.
+        update_norm: 2-norm of the server's step.
+    """
+
+    asked: list[int]
+    accepted: list[int] = field(default_factory=list)
+    failed: dict[int, str] = field(default_factory=dict)
+    missing: list[int] = field(default_factory=list)
+    train_loss: float | None = None
+    evaluations: dict[int, Evaluation] = field(default_factory=dict)
+    update_norm: float = 0.0
+
+
+class PromptStrategy(Strategy):
+    """FedPepTAO behind Flower's verbs.
+
+    Args:
+        algorithm: the equations.
+        state: where to go on from.
+        roster: who takes part.
+        layout: the parameters that travel, in the order of x.
+        codec: of what travels.
+        share_second_moments: whether vbar goes down.
+    """
+
+    def __init__(
+        self,
+        algorithm: FedPepTAO,
+        state: State,
+        roster: Roster,
+        layout: Layout,
+        codec: Codec,
+        share_second_moments: bool,
+    ) -> None:
+        self.algorithm, self.state, self.roster, self.layout, self.codec = algorithm, state, roster, layout, codec
+        self._share_second_moments = share_second_moments
+
+    def sampled(self, server_round: int) -> list[int]:
+        """D_t, in the order in which replies are folded."""
+        rng = generator(self.roster.seed, "sample", server_round)
+        return sample_clients(self.roster.clients, self.roster.per_round, rng)
+
+    def train_messages(self, server_round: int) -> list[Message]:
+        """One message for each node that hosts a sampled client."""
+        return self._messages(TRAIN, server_round, self.sampled(server_round))
+
+    def evaluate_messages(self) -> list[Message]:
+        """An evaluation of all clients after the last round that ended."""
+        return self._messages(EVALUATE, self.state.round, self.roster.clients)
+
+    def close_round(self, server_round: int, exchanges: Iterable[Exchange]) -> Outcome:
+        """Folds replies in the order of sampling as they arrive, then steps. `self.state` is the new state."""
+        outcome = Outcome(asked=self.sampled(server_round))
+        total, losses = self.algorithm.begin(self.state), 0.0
+        for reply in self._in_order(exchanges, server_round, outcome, self._read_train):
+            assert reply.delta is not None
+            update = Update(
+                reply.client, reply.examples, reply.steps, reply.delta, reply.control_round, reply.second_moments
+            )
+            self.algorithm.fold(self.state, total, update)
+            losses += reply.examples * reply.train_loss
+            outcome.evaluations[reply.client] = reply.evaluation
+        new = self.algorithm.step(self.state, total)
+        outcome.train_loss = losses / total.examples if total.examples else None
+        outcome.update_norm = float((new.x - self.state.x).norm())
+        self.state = new
+        return outcome
+
+    def close_evaluation(self, exchanges: Iterable[Exchange]) -> Outcome:
+        """Collects all clients' counts."""
+        outcome = Outcome(asked=self.roster.clients)
+        for reply in self._in_order(exchanges, self.state.round, outcome, self._read_evaluation):
+            outcome.evaluations[reply.client] = reply.evaluation
+        return outcome
+
+    # -- Flower's verbs, for whoever drives the strategy with them ---------------------------------------
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """The round's messages; what they carry is this strategy's state, not `arrays`."""
+        return self.train_messages(server_round)
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Closes the round; the new shared parameters (float32) and its figures."""
+        outcome = self.close_round(server_round, (Exchange(reply.metadata.src_node_id, reply) for reply in replies))
+        if not outcome.accepted:
+            return None, None
+        figures: dict[str, int | float | list[int] | list[float]] = {
+            "replies": len(outcome.accepted),
+            "failed": len(outcome.failed),
+            "missing": len(outcome.missing),
+            "train_loss": outcome.train_loss or 0.0,
+        }
+        return self.arrays(), MetricRecord(figures)
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """An evaluation of all clients."""
+        return self.evaluate_messages()
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Personalised and shared accuracy, pooled over all clients' shards."""
+        outcome = self.close_evaluation(Exchange(reply.metadata.src_node_id, reply) for reply in replies)
+        counts = outcome.evaluations.values()
+        examples = sum(c.examples for c in counts)
+        if not examples:
+            return None
+        personalised, shared = sum(c.correct for c in counts), sum(c.shared_correct for c in counts)
+        return MetricRecord({"personalised_accuracy": personalised / examples, "shared_accuracy": shared / examples})
+
+    def summary(self) -> None:
+        """One line in Flower's log."""
+        log(INFO, "FedPepTAO on layers %s, %d shared parameters", list(self.roster.layers), self.layout.size)
+
+    def arrays(self) -> ArrayRecord:
+        """The shared parameters by name, float32."""
+        values = self.layout.unflatten(self.state.x.to(torch.float32))
+        return ArrayRecord({name: Array(value.numpy()) for name, value in values.items()})
+
+    # -- messages ---------------------------------------------------------------------------------------
+
+    def _messages(self, kind: str, server_round: int, clients: Sequence[int]) -> list[Message]:
+        content = records.encode_ask(self._ask(server_round), self.layout, self.codec)
+        by_node: dict[int, list[int]] = {}
+        for client in clients:
+            by_node.setdefault(self.roster.nodes[client], []).append(client)
+        accepted = self.state.accepted
+        return [
+            Message(
+                records.address(content, here, [accepted.get(client, 0) for client in here]),
+                node,
+                kind,
+                group_id=str(server_round),
+            )
+            for node, here in by_node.items()
+        ]
+
+    def _ask(self, server_round: int) -> Ask:
+        return Ask(
+            run=self.roster.run,
+            round=server_round,
+            labels=self.roster.labels,
+            layers=self.roster.layers,
+            clients=(),
+            accepted=(),
+            epoch=self.state.drift.epoch,
+            shared=self.state.x,
+            control=self.algorithm.drift.downlink(self.state),
+            second_moments=self.state.vbar if self._share_second_moments else None,
+        )
+
+    # -- replies ----------------------------------------------------------------------------------------
+
+    def _read_train(self, exchange: Exchange) -> Sequence[Reply]:
+        return records.decode_train_replies(exchange.reply.content, self.layout, self.codec)
+
+    def _read_evaluation(self, exchange: Exchange) -> Sequence[Reply]:
+        return records.decode_evaluate_replies(exchange.reply.content)
+
+    def _in_order(
+        self,
+        exchanges: Iterable[Exchange],
+        server_round: int,
+        outcome: Outcome,
+        read: Callable[[Exchange], Sequence[Reply]],
+    ) -> Iterator[Any]:
+        """Good replies in the order of `outcome.asked`, as soon as those before them are there; notes who else did what.
+
+        Held back are only replies that came before their turn.
+        """
+        early: dict[int, Reply] = {}
+        answered: set[int] = set()
+        turn = iter(outcome.asked)
+        due = next(turn, None)
+        for exchange in exchanges:
+            for reply in self._answers(exchange, outcome, read):
+                if reply.client in answered or not self._expected(reply.client, exchange.node, outcome):
+                    log(WARNING, "a reply for client %d from node %d is dropped", reply.client, exchange.node)
+                    continue
+                answered.add(reply.client)
+                why = reply.fault or ("" if reply.round == server_round else f"refused: it answers round {reply.round}")
+                if why:
+                    outcome.failed[reply.client] = _first_line(why)
+                else:
+                    early[reply.client] = reply
+            while due is not None and (due in early or due in outcome.failed):
+                if due in early:
+                    outcome.accepted.append(due)
+                    yield early.pop(due)
+                due = next(turn, None)
+        for client in outcome.asked:
+            if client in early:
+                outcome.accepted.append(client)
+                yield early.pop(client)
+        done = {*outcome.accepted, *outcome.failed}
+        outcome.missing = [client for client in outcome.asked if client not in done]
+
+    def _answers(
+        self, exchange: Exchange, outcome: Outcome, read: Callable[[Exchange], Sequence[Reply]]
+    ) -> Sequence[Reply]:
+        """The replies in a message; a message that is an error, or cannot be read, is every asked client's failure."""
+        reply = exchange.reply
+        try:
+            if not reply.has_error():
+                return read(exchange)
+            why = f"node error {reply.error.code}: {_first_line(reply.error.reason)}"
+        except MessageError as error:
+            why = f"refused: {error}"
+        here = [client for client in outcome.asked if self.roster.nodes[client] == exchange.node]
+        outcome.failed.update(dict.fromkeys(here, why))
+        return []
+
+    def _expected(self, client: int, node: int, outcome: Outcome) -> bool:
+        return client in outcome.asked and self.roster.nodes[client] == node
+
+
+def _first_line(reason: str | None) -> str:
+    lines = (reason or "").strip().splitlines()
+    return lines[0] if lines else "no reason given"
