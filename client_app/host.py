@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from models.prompted import PromptedModel
 from torch import Tensor
 
 from client_app.local_update import SGD, Adam, DeviceOptimizer, Losses, SharedAdam, local_update
@@ -24,6 +23,7 @@ from federation.messages import Ask, EvaluateReply, Evaluation, RollCallReply, T
 from federation.randomness import generator, torch_seed
 from federation.settings import Settings
 from models.layout import Layout
+from models.prompted import PromptedModel
 from strategies.selection import SCORE_BATCH, batch_score, travelling_names
 
 logger = logging.getLogger(__name__)

@@ -6,8 +6,8 @@
     Adam:         g = clip( grad ) ;  x_i <- x_i - eta ( mhat/(sqrt(vhat) + eps) + wd x_i ) ;  x_i <- x_i - eta d
     Adam, shared: g = clip( grad + sqrt(vbar) d ) ;  x_i <- x_i - eta ( mhat/(sqrt(vbar) + eps) + wd x_i )
 
-It works on a stack [C, R] of parameter vectors: C clients, each with its own gradient, clipping and moments, R parameters of which the
-first `shared` travel. The model appears only as a function from such a stack to one loss per client.
+It works on a stack [C, R] of parameter vectors: C clients, each with its own gradient, clipping and moments; of the R
+parameters those that travel come first. The model appears only as a function from such a stack to one loss per client.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Where a client's state lives between rounds, in two phases (section 2.5: commit on acknowledgement).
 
-A client keeps the state whose round the server has accepted, and the one it made last, whose fate it does not know yet. Each message
-tells it the last round in which its reply was accepted; it goes on from the state of that round. So late, refused and lost
-replies leave both ends in agreement.
+A client keeps the state whose round the server has accepted, and the one it made last, whose fate it does not know yet.
+Each message tells it the last round in which its reply was accepted; it goes on from the state of that round. So late,
+refused and lost replies leave both ends in agreement.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class StateStore(Protocol):
     """The port: two verbs."""
 
     def resume(self, client: int, accepted: int) -> ClientState | None:
-        """The state of round `accepted`, which is committed; others are dropped. None: there is no such state (or it was lost)."""
+        """The state of round `accepted`, which is committed; others are dropped. None: there is no such state, or it was lost."""
 
     def keep(self, client: int, state: ClientState) -> None:
         """Keeps a state whose reply is not accepted yet."""

@@ -39,7 +39,7 @@ class FloatCodec:
 
 def make_codec(precision: str) -> Codec:
     """The codec of the setting `precision`."""
-    return FloatCodec({"float32": np.float32, "float16": np.float16}[precision])
+    return FloatCodec(np.float16 if precision == "float16" else np.float32)
 
 
 def rounded(codec: Codec, values: Tensor) -> Tensor:

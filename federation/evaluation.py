@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from models.backbone import Backbone
-from models.prompted import PromptedModel
 from torch import Tensor
 
 from data.batches import Encoded, pad
+from models.backbone import Backbone
+from models.prompted import PromptedModel
 
 
 @dataclass(frozen=True)

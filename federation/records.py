@@ -1,7 +1,8 @@
 """Messages to Flower records and back.
 
-Arrays travel under their parameters' names. What is the same for all clients of a round is equal content in every message; what
-differs is a few numbers in the record "clients". Decoding checks names, shapes, types and finiteness, and never executes anything.
+Arrays travel under their parameters' names. What is the same for all clients of a round is equal content in every message;
+what differs is a few numbers in the record "clients". Decoding checks names, shapes, types and finiteness, and never
+executes anything.
 """
 
 from __future__ import annotations
@@ -208,8 +209,8 @@ def _vector(values: Tensor) -> ArrayRecord:
 
 
 def _read_vector(content: RecordDict, record: str, size: int) -> Tensor:
-    arrays = content.array_records.get(record, {})
-    if set(arrays) != {"values"}:
+    arrays = content.array_records.get(record)
+    if arrays is None or set(arrays) != {"values"}:
         raise MessageError(f"{record!r} does not hold one vector")
     values = arrays["values"].numpy()
     if values.dtype != np.float32 or values.shape != (size,) or not np.isfinite(values).all() or (values < 0).any():
@@ -229,7 +230,7 @@ def _config(content: RecordDict, name: str) -> ConfigRecord:
 
 def _check_schema(record: ConfigRecord) -> None:
     if _get(record, "schema", int) != SCHEMA:
-        raise MessageError(f"message schema {record['schema']}, this end speaks {SCHEMA}: run one version on both ends")
+        raise MessageError(f"message schema {record['schema']!r}, this end speaks {SCHEMA}: run one version on both ends")
 
 
 def _get(record: Mapping[str, Any], key: str, kind: type) -> Any:

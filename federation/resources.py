@@ -7,13 +7,13 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from models.backbone import Backbone, load_backbone
-from models.prompted import PromptedModel
 
 from data.batches import Encoded, encode
 from data.partition import partition
 from data.sources import Splits, load_splits
 from federation.settings import DataSettings, FederationSettings, ModelSettings, Settings
+from models.backbone import Backbone, load_backbone
+from models.prompted import PromptedModel
 
 
 @dataclass(frozen=True)

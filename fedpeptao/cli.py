@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedpeptao import __version__, run_config
@@ -61,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"fedpeptao {__version__}")
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
-    for add in (_add_run, _add_check):
+    for add in (_add_run, _add_check, _add_ceiling, _add_compare):
         add(subparsers)
     return parser
 
@@ -142,4 +143,46 @@ def _check(arguments: argparse.Namespace) -> int:
     width = max(map(len, effective))
     for key, value in effective.items():
         print(f"{key:{width}}  {json.dumps(value, ensure_ascii=False)}{'  (changed)' if key in changed else ''}")
+    return 0
+
+
+def _add_ceiling(subparsers: Subparsers) -> None:
+    parser = subparsers.add_parser(
+        "ceiling",
+        help="train centrally, for comparison",
+        description="Trains in one place, with as many optimiser steps as a federated run of these settings takes in all.",
+    )
+    add_settings_arguments(parser)
+    parser.add_argument("--json", action="store_true", help="for machines")
+    parser.set_defaults(work=_ceiling)
+
+
+def _ceiling(arguments: argparse.Namespace) -> int:
+    settings = settings_of(arguments)
+    from fedpeptao import ceiling
+
+    figures = ceiling.train_centrally(settings, quiet=arguments.json)
+    print(json.dumps(figures, indent=2) if arguments.json else ceiling.as_table(figures))
+    return 0
+
+
+def _add_compare(subparsers: Subparsers) -> None:
+    parser = subparsers.add_parser(
+        "compare",
+        help="run a grid of methods and seeds, and make its table",
+        description="Runs the cells of a grid file that are not there yet, one after the other in this process, then makes "
+        "the table from the raw figures.",
+    )
+    parser.add_argument("grid", type=Path, metavar="GRID", help="a YAML file such as results/demo.yaml")
+    parser.add_argument("--seed", type=int, action="append", metavar="N", help="run only these seeds, and make no table")
+    parser.set_defaults(work=_compare)
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from fedpeptao import comparison
+
+    grid = comparison.read_grid(arguments.grid)
+    comparison.run_cells(grid, arguments.seed or grid.seeds)
+    if not arguments.seed:
+        print(comparison.write_table(grid))
     return 0

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import sysconfig
@@ -109,7 +108,6 @@ def environment(home: Path, settings: Settings, base: Mapping[str, str]) -> dict
         "RAY_TMPDIR": str(home),  # its sockets' paths may have 107 characters
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # else Ray rebuilds the environment of a `uv run` in each worker
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": base.get("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1"),  # silences a warning
         "SPT_NOENV": "1",  # Ray's process titles would otherwise overwrite the environment by which we find them
         "OMP_NUM_THREADS": str(settings.run.threads),
         "PYTHONUNBUFFERED": "1",
@@ -158,7 +156,7 @@ def read_outcome(listing: str) -> Outcome:
         status, details = str(latest["status"]), str(latest["status-details"])
     except (ValueError, LookupError, TypeError):
         return Outcome(False, "Flower does not say how the run ended")
-    return Outcome(status == "finished:completed", f"the run is {status}: {details}")
+    return Outcome(status == "finished:completed", f"{details} (Flower calls it {status})")
 
 
 def _outcome(session: Session, exit_status: int) -> Outcome:
@@ -190,8 +188,3 @@ def _open_log() -> TextIO:
         except OSError:
             continue
     return open(os.devnull, "w", encoding="utf8")
-
-
-def flwr_is_installed() -> bool:
-    """Whether the command flwr stands beside this Python."""
-    return shutil.which("flwr", path=sysconfig.get_path("scripts")) is not None

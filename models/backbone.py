@@ -153,7 +153,7 @@ def load_backbone(
         raise InputError("backbone-dropout", dropout, "a probability is needed", "Use a number from 0 to below 1")
     where = _device(device)
     checkpoint = open_checkpoint(name, seed, _DTYPES[dtype])
-    checkpoint.model.to(device=where)
+    checkpoint.model.to(where)  # type: ignore[arg-type]
     checkpoint.model.train(False)
     _pad(checkpoint, name)
     probed = probe(checkpoint.model, name)

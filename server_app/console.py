@@ -63,15 +63,16 @@ def settings_table(settings: Mapping[str, object], defaults: Mapping[str, object
     return "\n".join([title, *rows, *(cell for cell in cells if len(cell) > _CELL)])
 
 
-def traffic_table(entries: Sequence[tuple[str, int, int, bool]]) -> str:
+def traffic_table(entries: Sequence[tuple[str, int, int, bool]], all_layers_bytes: int | None = None) -> str:
     """What a client and the server send each other in one round.
 
     Args:
-        entries: (name, floats, bytes, whether it travels); all of them together are what all layers would take.
+        entries: (name, floats, bytes, whether it travels).
+        all_layers_bytes: what the share is of, if all layers travelled; None: all entries together.
     """
     sent = [entry for entry in entries if entry[3]]
     floats, size = sum(entry[1] for entry in sent), sum(entry[2] for entry in sent)
-    whole = sum(entry[2] for entry in entries)
+    whole = sum(entry[2] for entry in entries) if all_layers_bytes is None else all_layers_bytes
     share = f"{size / whole:.1%} of all layers" if whole else ""
     rows = [(name, n, b, "" if travels else "does not travel") for name, n, b, travels in entries]
     rows.append(("in all", floats, size, share))
@@ -113,11 +114,11 @@ def round_line(metrics: Mapping[str, Any], rounds: int) -> str:
 
 def _round_notes(metrics: Mapping[str, Any]) -> list[str]:
     notes = []
+    if metrics.get("all_personalised_accuracy") is not None:
+        notes.append(f"all clients {_number(metrics, 'all_personalised_accuracy', 3)}")
     for key, what in _NOTED.items():
         if clients := metrics.get(key):
             notes.append(f"{len(clients)} {what}: {', '.join(map(str, clients))}")
-    if metrics.get("all_personalised_accuracy") is not None:
-        notes.append(f"all clients {_number(metrics, 'all_personalised_accuracy', 3)}")
     for reason in [*(metrics.get("failed") or {}).values()][:1]:
         notes.append(" ".join(str(reason).split()))
     return notes
@@ -176,4 +177,4 @@ def _duration(seconds: float) -> str:
 
 
 def _clip(line: str) -> str:
-    return line if len(line) <= _COLUMNS else line[: _COLUMNS - 3] + "..."
+    return line if len(line) <= _COLUMNS else line[: _COLUMNS - 3].rstrip() + "..."

@@ -82,7 +82,7 @@ def draw(folder: Path) -> list[Path]:
             say(f"no {name}.png: the run has no figures for it")
             continue
         content = io.BytesIO()
-        figure.savefig(content, format="png", dpi=DPI)
+        figure.savefig(content, format="png")
         write_atomically(folder / f"{name}.png", content.getvalue())
         written.append(folder / f"{name}.png")
     return written
@@ -112,15 +112,17 @@ def _curves(
 ) -> Figure | None:
     figure, axes = _canvas(title, about)
     by_round = x == "Round"
+    right = 1.0
     for one in series:
         xs, ys = points(history, one.key, by_traffic=not by_round)
         if ys:
+            right = max(right, *xs)
             axes.plot(xs, ys, label=one.label, clip_on=False, zorder=3, **one.style)
     if not axes.lines:
         return None
     axes.set_xlabel(x, fontsize=12)
     axes.set_ylabel(y, fontsize=12)
-    axes.set_xlim(0, max(1.0, *(max(line.get_xdata()) for line in axes.lines)))
+    axes.set_xlim(0, right)
     axes.set_ylim(bottom=0)
     if by_round:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
@@ -144,6 +146,7 @@ def _layers(about: str, settings: Mapping[str, Any], summary: Mapping[str, Any])
         axes.grid(axis="y", color="#E6E6E6", linewidth=0.8)
     else:
         axes.set_yticks([])
+        axes.spines["left"].set_visible(False)
         axes.set_ylim(0, 1.6)
         axes.text(0.5, 0.85, "no scores: layers given by hand", transform=axes.transAxes, ha="center", fontsize=12)
     others = "without prompts" if settings.get("unselected-prompts") == "none" else "prompts stay on the client"
@@ -153,7 +156,7 @@ def _layers(about: str, settings: Mapping[str, Any], summary: Mapping[str, Any])
 
 
 def _canvas(title: str, about: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(8, 5.2), layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12))
+    figure = Figure(figsize=(8, 5.2), dpi=DPI, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12))
     axes = figure.add_subplot()
     room = 12 + 14 * (about.count("\n") + 1)  # points, for the lines of `about` between title and axes
     axes.set_title(title, loc="left", fontsize=15, fontweight="bold", pad=room)
@@ -183,7 +186,8 @@ def _about(settings: Mapping[str, Any], summary: Mapping[str, Any], history: Seq
     if summary.get("status") != "completed":
         last = history[-1]["round"] if history else 0
         parts.append(f"{summary.get('status', 'cut short')} after round {last}")
-    return "\n".join(textwrap.wrap(" | ".join(parts), 90))
+    whole = [part.replace(" ", "\N{NO-BREAK SPACE}") for part in parts]
+    return "\n".join(textwrap.wrap(" | ".join(whole), 90, break_on_hyphens=False))
 
 
 def _short(name: object) -> str:

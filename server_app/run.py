@@ -210,7 +210,7 @@ def _traffic(strategy: PromptStrategy, model: PromptedModel) -> str:
         ("prompts of the other layers, up", elsewhere, False),
     ]
     whole = 2 * model.layout.size * size
-    return traffic_table([(name, n, n * size, travels) for name, n, travels in rows if n])
+    return traffic_table([(name, n, n * size, travels) for name, n, travels in rows if n], whole)
 
 
 def _facts(reply: Any) -> dict[str, Any]:

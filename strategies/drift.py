@@ -1,12 +1,14 @@
 """Corrections of client drift (section 2.5 of docs/ALGORITHMS.md; SCAFFOLD arXiv 1910.06378, FedVARP arXiv 2207.14130).
 
     none     g = sum w_i Delta_i
-    server   g = eta ( u + sum w_i (Delta_i/eta - u_i) ) ;  u <- u + sum (n_i/n)(Delta_i/eta - u_i) ;  u_i <- Delta_i/eta
+    server   g = eta ( u + sum w_i (Delta_i/eta - u_i) )
+             u <- u + sum (n_i/n)(Delta_i/eta - u_i) ;  u_i <- Delta_i/eta
     device   g = sum w_i Delta_i ;  e_i = Delta_i/(K_i eta) - c ;  C <- C + sum n_i e_i ;  c = C/n
-             and on the device c_i <- c_i + e_i: it corrects each of its steps by c - c_i (client_app/local_update.py)
+             and on the device c_i <- c_i + e_i: it corrects its steps by c - c_i (client_app/local_update.py)
 
-w_i = n_i over the replies' examples; n: the examples of all devices, frozen at the roll call. `server` keeps displacements per unit
-of learning rate, not divided by K_i: divided, a term stays that never vanishes where the K_i differ.
+w_i = n_i over the replies' examples; n: the examples of all devices, frozen at the roll call. `server` keeps
+displacements per unit of learning rate, not divided by K_i: divided, a term stays that never vanishes where the K_i
+differ.
 """
 
 from __future__ import annotations

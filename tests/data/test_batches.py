@@ -48,11 +48,11 @@ def test_encodes_with_special_tokens_and_cuts(tokenizer: PreTrainedTokenizerBase
 
 
 def test_a_pair_loses_from_its_longer_text_first(tokenizer: PreTrainedTokenizerBase) -> None:
-    table = singles("a a a a").add_column("text_pair", ["b c"])
+    table = singles("a a a a", "a a").add_column("text_pair", ["b c", "b c d e"])
     result = encode(table, tokenizer, max_length=7, positions=None)
-    assert result.input_ids == [[CLS, A, A, SEP, B, C, SEP]]
-    assert result.token_type_ids == [[0, 0, 0, 0, 1, 1, 1]]
-    assert result.cut == 1
+    assert result.input_ids == [[CLS, A, A, SEP, B, C, SEP]] * 2
+    assert result.token_type_ids == [[0, 0, 0, 0, 1, 1, 1]] * 2
+    assert result.cut == 2
 
 
 def test_nothing_is_cut_at_zero(tokenizer: PreTrainedTokenizerBase) -> None:

@@ -10,7 +10,8 @@ from fedpeptao.errors import InputError
 
 
 def write(path: Path, *lines: object) -> str:
-    path.write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines))
+    texts = [line if isinstance(line, str) else json.dumps(line, ensure_ascii=False) for line in lines]
+    path.write_text("".join(text + "\n" for text in texts), encoding="utf-8")
     return str(path)
 
 

@@ -1,0 +1,111 @@
+"""The ceiling: the same model, data and number of optimiser steps, trained in one place.
+
+Prompts in all layers and the head, one Adam that never restarts, batches drawn from everybody's examples. What a federated run
+falls short of this is the price of not pooling the data.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from client_app.local_update import Adam, local_update
+from data.batches import Encoded, length_batches
+from data.sources import order_labels
+from federation import resources
+from federation.evaluation import batch_inputs, count, targets
+from federation.randomness import generator
+from federation.settings import Settings
+from models.prompted import PromptedModel
+from strategies.selection import sample_clients
+
+PROGRESS_S = 10.0
+
+
+def federated_steps(settings: Settings) -> int:
+    """Optimiser steps that a federated run of these settings takes in all: the sum of K_i over its rounds and sampled clients."""
+    federation, local = settings.federation, settings.local
+    sizes = [len(rows) for rows in resources.shards(settings).train]
+    return sum(
+        local.local_epochs * -(-sizes[client] // local.batch_size)
+        for server_round in range(1, federation.rounds + 1)
+        for client in sample_clients(
+            range(federation.clients), federation.clients_per_round, generator(federation.seed, "sample", server_round)
+        )
+    )
+
+
+def train_centrally(settings: Settings, quiet: bool = False) -> dict[str, Any]:
+    """Trains, evaluates on the common test set and on all clients' evaluation shards, and returns the figures.
+
+    quiet: no progress lines.
+    """
+    resources.set_threads(settings)
+    data, backbone = resources.tokenised(settings), resources.backbone(settings)
+    labels = order_labels(set(data.train.labels))
+    model = resources.prompted(settings, tuple(range(backbone.num_layers)), len(labels))
+    steps, started = federated_steps(settings), time.monotonic()
+    local = settings.local
+    wanted = targets(data.train, labels).to(backbone.device)
+
+    def losses(rows: Tensor, batch: list[int]) -> Tensor:
+        model.bind(rows)
+        logits = model.logits(batch_inputs(backbone, data.train, batch))
+        return torch.nn.functional.cross_entropy(logits, wanted[batch])[None]
+
+    batches = _batches(settings, data.train, steps)
+    if not quiet:
+        batches = _with_progress(batches, steps)
+    start = model.initial(settings.federation.seed, settings.model.prompt_init_std)[None].to(backbone.device)
+    optimizer = Adam(local.learning_rate, local.weight_decay, local.clip_norm)
+    result = local_update(start, batches, losses, optimizer)
+    model.bind(result.rows)
+    return {
+        "steps": steps,
+        "train_loss": float(result.losses[0]),
+        "test": _figures(settings, model, data.test, labels),
+        "validation": _figures(settings, model, data.validation, labels),
+        "seconds": time.monotonic() - started,
+        "seed": settings.federation.seed,
+    }
+
+
+def as_table(figures: dict[str, Any]) -> str:
+    """The figures for people."""
+    lines = [f"Central training: {figures['steps']} steps, {figures['seconds']:.0f} s, seed {figures['seed']}"]
+    for key, what in (("validation", "all clients' evaluation shards"), ("test", "common test set")):
+        if figures[key] is not None:
+            found = figures[key]
+            lines.append(f"  accuracy {found['accuracy']:.3f}  loss {found['loss']:.3f}  {what}, {found['examples']} examples")
+    return "\n".join(lines)
+
+
+def _figures(settings: Settings, model: PromptedModel, examples: Encoded | None, labels: list[str]) -> dict[str, Any] | None:
+    if examples is None:
+        return None
+    counts = count(model, examples, labels, settings.run.evaluation_batch_size)
+    return {"accuracy": counts.accuracy, "loss": counts.loss, "examples": counts.examples}
+
+
+def _batches(settings: Settings, train: Encoded, steps: int) -> Iterator[list[int]]:
+    """So many batches, epoch after epoch over all examples."""
+    lengths, epoch = [len(ids) for ids in train.input_ids], 0
+    while steps > 0:
+        rng = generator(settings.federation.seed, "central", epoch)
+        for batch in length_batches(lengths, settings.local.batch_size, rng)[:steps]:
+            yield batch
+            steps -= 1
+        epoch += 1
+
+
+def _with_progress(batches: Iterator[list[int]], steps: int) -> Iterator[list[int]]:
+    said = time.monotonic()
+    for step, batch in enumerate(batches, start=1):
+        yield batch
+        if time.monotonic() - said > PROGRESS_S:
+            said = time.monotonic()
+            print(f"  step {step} of {steps}", flush=True)

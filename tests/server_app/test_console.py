@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+
+from fedpeptao.console import recognise
+from server_app.console import (
+    MARK,
+    bytes_text,
+    layers_table,
+    round_header,
+    round_line,
+    say,
+    settings_table,
+    summary_table,
+    traffic_table,
+    warn,
+)
+
+LINE: dict[str, Any] = {
+    "round": 3,
+    "train_loss": 1.23456,
+    "personalised_accuracy": 0.5125,
+    "global_accuracy": None,
+    "down_bytes": 3_933_000,
+    "up_bytes": 999_960,
+    "seconds": 9.87,
+    "failed": {},
+    "missing": [],
+}
+
+
+def test_lines_are_marked_one_by_one_for_the_launcher(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "flwr"):
+        say("one\n  two")
+        warn("three")
+    assert [(r.levelno, r.getMessage()) for r in caplog.records] == [
+        (logging.INFO, MARK + "one"),
+        (logging.INFO, MARK + "  two"),
+        (logging.WARNING, MARK + "three"),
+    ]
+    said = [recognise(f"INFO :      {r.getMessage()}") for r in caplog.records]
+    assert [line.text for line in said if line] == ["one", "  two", "three"]
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (None, "-"),
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1.0 kB"),
+        (184_320, "184.3 kB"),
+        (999_949, "999.9 kB"),
+        (999_960, "1.0 MB"),
+        (3_933_000, "3.9 MB"),
+        (2.5e9, "2.5 GB"),
+        (1.5e15, "1,500.0 TB"),
+    ],
+)
+def test_bytes(size: float | None, text: str) -> None:
+    assert bytes_text(size) == text
+
+
+def test_settings_mark_what_changed() -> None:
+    defaults = {"model": "tiny", "rounds": 20, "labels": "", "runs-dir": "", "alpha": 0.3}
+    settings = {**defaults, "rounds": 3, "runs-dir": "/" + "long/" * 12}
+    assert settings_table(settings, defaults) == "\n".join(
+        [
+            "Settings (* changed)",
+            "  model     tiny                                        labels    " + '""',
+            "* rounds    3  (default 20)                             alpha     0.3",
+            "* runs-dir  /long/long/long/long/long/long/long/long/long/long/long/long/" + '  (default "")',
+        ]
+    )
+
+
+def test_settings_at_their_defaults_and_of_odd_number() -> None:
+    assert settings_table({"seed": 0}, {"seed": 0}) == "Settings (all at their defaults)\n  seed  0"
+
+
+def test_traffic_says_what_travels_and_its_share() -> None:
+    entries = [
+        ("prompts of layers 3, 4, 5", 46_080, 184_320, True),
+        ("head", 3_080, 12_320, True),
+        ("prompts of layers 0, 1, 2", 46_080, 184_320, False),
+    ]
+    assert traffic_table(entries) == "\n".join(
+        [
+            "Traffic per client and round         floats      bytes",
+            "  prompts of layers 3, 4, 5          46,080   184.3 kB",
+            "  head                                3,080    12.3 kB",
+            "  prompts of layers 0, 1, 2          46,080   184.3 kB  does not travel",
+            "  in all                             49,160   196.6 kB  51.6% of all layers",
+        ]
+    )
+
+
+def test_traffic_may_be_compared_with_something_else() -> None:
+    assert traffic_table([("head", 10, 40, True)], all_layers_bytes=160).endswith("40 B  25.0% of all layers")
+
+
+def test_traffic_of_nothing() -> None:
+    assert traffic_table([]).splitlines()[1:] == ["  in all                                  0        0 B"]
+
+
+def test_layers_as_bars() -> None:
+    assert layers_table([10.0, 20.0, 0.0], [1]) == "\n".join(
+        [
+            "Layer      score",
+            "    0     10.000  " + "." * 20,
+            "    1     20.000  " + "#" * 40 + "  chosen",
+            "    2      0.000  .",
+        ]
+    )
+
+
+def test_layers_given_by_hand() -> None:
+    assert layers_table(None, [3, 4]) == "Layers 3, 4 (no scores: layers given by hand)"
+
+
+def test_a_round_lines_up_with_the_header() -> None:
+    assert round_header() == "    round  train loss  personalised  global      down        up  seconds"
+    assert round_line(LINE, 20) == "     3/20      1.2346         0.512       -    3.9 MB    1.0 MB      9.9"
+    assert len(round_line(LINE, 20)) == len(round_header())
+
+
+def test_round_0_has_dashes_for_what_there_is_not_yet() -> None:
+    line = {"round": 0, "global_accuracy": 0.125, "train_loss": None}
+    assert round_line(line, 20) == "     0/20           -             -   0.125         -         -        -"
+
+
+def test_failed_and_missing_clients_are_counted_and_named() -> None:
+    several = {**LINE, "failed": {"17": "x", "4": "y"}, "missing": [5]}
+    assert round_line(several, 20).endswith("9.9  2 failed: 17, 4; 1 missing: 5; x")
+
+
+def test_the_first_reason_stands_in_the_line() -> None:
+    line = {**LINE, "failed": {"17": "RuntimeError:\n boom"}}
+    assert round_line(line, 20).endswith("9.9  1 failed: 17; RuntimeError: boom")
+
+
+def test_a_round_line_stays_below_110_columns_and_counts_first() -> None:
+    line = {**LINE, "failed": {str(client): "boom" for client in range(100)}}
+    text = round_line(line, 20)
+    assert len(text) == 109
+    assert "  100 failed: 0, 1, 2," in text
+    assert text.endswith("...")
+
+
+def test_an_evaluation_over_all_clients_is_shown() -> None:
+    line = {**LINE, "all_personalised_accuracy": 0.6624, "evaluation_missing": [8]}
+    assert round_line(line, 20).endswith("  all clients 0.662; 1 missing in...")
+
+
+def test_summary_of_a_completed_run() -> None:
+    summary = {
+        "status": "completed",
+        "rounds": 20,
+        "final": {"personalised_accuracy": 0.662, "shared_accuracy": 0.62, "global_accuracy": 0.641},
+        "bytes": {"down": 78_660_000, "up": 39_330_000, "evaluation": 30_000_000},
+        "seconds": 252.3,
+        "layers": [3, 4, 5],
+        "parameters_per_message": 49_160,
+        "paths": {"run_folder": "/runs/1", "peft_adapter": "/runs/1/adapter"},
+    }
+    assert summary_table(summary) == "\n".join(
+        [
+            "Run completed: 20 rounds, 4 min 12 s",
+            "  layers                 3, 4, 5",
+            "  personalised accuracy  0.662      all clients, each with its own prompts and examples",
+            "  shared accuracy        0.620      all clients, the shared model on their examples",
+            "  global accuracy        0.641      the shared model on the common test set",
+            "  traffic down           78.7 MB    training",
+            "  traffic up             39.3 MB    training",
+            "  traffic of evaluation  30.0 MB    both ways",
+            "  numbers per message    49,160",
+            "  run folder             /runs/1",
+            "  peft adapter           /runs/1/adapter",
+        ]
+    )
+
+
+def test_summary_of_an_interrupted_run_has_dashes() -> None:
+    lines = summary_table({"status": "interrupted", "rounds": 0, "final": None, "seconds": 3725}).splitlines()
+    assert lines[0] == "Run interrupted: 0 rounds, 1 h 2 min"
+    assert lines[1].split() == ["layers", "-"]
+    assert lines[2].split()[:3] == ["personalised", "accuracy", "-"]
