@@ -106,6 +106,7 @@ def environment(home: Path, settings: Settings, base: Mapping[str, str]) -> dict
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "RAY_GCS_SERVER_PORT": str(free_port()),
         "RAY_TMPDIR": str(home),  # its sockets' paths may have 107 characters
+        "GRPC_ENABLE_FORK_SUPPORT": "0",  # its fork handlers crash some of the daemons that Ray forks, before their exec
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # else Ray rebuilds the environment of a `uv run` in each worker
         "SPT_NOENV": "1",  # Ray's process titles would otherwise overwrite the environment by which we find them

@@ -16,6 +16,7 @@ from transformers.utils import logging as reports
 
 from fedpeptao.errors import InputError
 from models.attention import NAME
+from models.probe import MEND
 from models.random_models import random_model, random_tokenizer
 
 DEMO = "all-MiniLM-L6-v2"
@@ -79,6 +80,8 @@ def _load(name: str, location: str, source: str, dtype: torch.dtype) -> Checkpoi
             )
             tokenizer = AutoTokenizer.from_pretrained(location, local_files_only=local)
     except Exception as error:  # from a missing file to an unknown architecture: the user mends the name
+        if isinstance(error, KeyError) and NAME in str(error):  # a family with a table of its own attention classes
+            raise InputError("model", name, "it refuses a registered attention function", MEND) from error
         reason = (str(error).strip().splitlines() or [""])[0].rstrip(".")
         mend = "Check the name and the connection, or download the model and give the absolute path of its folder"
         mend = "Check the files in that folder" if local else mend

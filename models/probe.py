@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from fedpeptao.errors import InputError
 from models.attention import PromptSlot, Recorder
 
-_MEND = (
+MEND = (
     "Use a model whose attention goes through transformers' attention interface with a layer index, "
     "such as BERT, RoBERTa, GPT-2 or Llama"
 )
@@ -96,4 +96,4 @@ def _blocks(model: PreTrainedModel, attention: dict[int, nn.Module], name: str) 
 
 
 def _refusal(name: str, problem: str) -> InputError:
-    return InputError("model", name, problem, _MEND)
+    return InputError("model", name, problem, MEND)

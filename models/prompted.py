@@ -2,6 +2,7 @@
 
 A prompt is one tensor a layer, [2 (key, value), kv_heads, N_p, head_dim]. Text positions are shifted by N_p
 whichever layers have one, so that outputs equal those of a cache (and of PEFT's prefix tuning) bit for bit.
+Gradients do too; with more than 16 texts in a batch PEFT adds those of the texts up in another order.
 """
 
 from __future__ import annotations

@@ -119,7 +119,31 @@ class Rounds:
         say(round_line({**dict.fromkeys(FIGURES), **line}, self._settings.federation.rounds))
 
 
-FIGURES = ["round", "train_loss", "personalised_accuracy", "personalised_loss", "personalised_examples", "global_accuracy", "global_loss", "all_personalised_accuracy", "all_shared_accuracy", "down_bytes", "up_bytes", "down_detail", "up_detail", "evaluation_bytes", "clients", "accepted", "failed", "missing", "evaluation_failed", "evaluation_missing", "update_norm", "seconds", "cumulative_bytes"]
+FIGURES = (
+    "round",
+    "train_loss",
+    "personalised_accuracy",
+    "personalised_loss",
+    "personalised_examples",
+    "global_accuracy",
+    "global_loss",
+    "all_personalised_accuracy",
+    "all_shared_accuracy",
+    "down_bytes",
+    "up_bytes",
+    "down_detail",
+    "up_detail",
+    "evaluation_bytes",
+    "clients",
+    "accepted",
+    "failed",
+    "missing",
+    "evaluation_failed",
+    "evaluation_missing",
+    "update_norm",
+    "seconds",
+    "cumulative_bytes",
+)
 """Keys of every line of metrics.jsonl; null where a round has no such figure."""
 
 

@@ -96,7 +96,10 @@ def test_block_outputs_are_those_of_the_plain_model(
 
 
 def test_what_the_checkpoint_lacks_is_the_head(checkpoint: Folders, tmp_path: Path) -> None:
-    backbone = load_backbone(saved("bert", checkpoint("bert"), tmp_path / "mlm", BertForMaskedLM))
+    folder = saved("bert", checkpoint("bert"), tmp_path / "mlm", BertForMaskedLM)
+    before = torch.random.get_rng_state()
+    backbone = load_backbone(folder)
+    assert torch.equal(torch.random.get_rng_state(), before)
     assert backbone.num_labels == 0
     backbone.build_head("linear", 5)
     assert backbone.num_labels == 5
@@ -151,11 +154,13 @@ def test_a_decoder_without_padding_token_gets_one(checkpoint: Folders, tmp_path:
     name = saved("gpt2", checkpoint("gpt2"), tmp_path / "lm", GPT2LMHeadModel)
     bare = load_backbone(name)
     bare.tokenizer.pad_token = None
+    bare.tokenizer.padding_side = "left"
     bare.tokenizer.save_pretrained(name)
     bare.model.config.pad_token_id = None
     bare.model.config.save_pretrained(name)
     backbone = load_backbone(name)
     assert backbone.tokenizer.pad_token == "</s>"
+    assert backbone.tokenizer.padding_side == "right"
     assert backbone.model.config.pad_token_id == backbone.tokenizer.pad_token_id == 2
 
 

@@ -10,6 +10,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     DebertaV2Config,
     DistilBertConfig,
+    FalconConfig,
     Gemma2Config,
     MPNetConfig,
     PreTrainedConfig,
@@ -50,6 +51,14 @@ def test_loading_a_folder_probes_it(tmp_path: Path) -> None:
     with_interface(REFUSED["albert"][0]).save_pretrained(tmp_path)
     random_tokenizer("bert").save_pretrained(tmp_path)
     with pytest.raises(InputError, match="no layer index"):
+        load_backbone(str(tmp_path))
+
+
+def test_a_family_that_refuses_when_it_is_built(tmp_path: Path) -> None:
+    config = FalconConfig(vocab_size=300, hidden_size=32, num_hidden_layers=2, num_attention_heads=4)
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
+    random_tokenizer("gpt2").save_pretrained(tmp_path)
+    with pytest.raises(InputError, match=r"refuses a registered attention function.*such as BERT"):
         load_backbone(str(tmp_path))
 
 

@@ -121,6 +121,7 @@ def test_rows_of_several_clients_equal_the_clients_one_by_one(
     weighted(expected).backward()
     assert not torch.allclose(expected[0], expected[1])
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
+    assert all(getattr(module, "owner", None) is None for module in model.backbone.model.modules())
     torch.testing.assert_close(together.grad, alone.grad, rtol=1e-3, atol=1e-5)
     unused = sorted(set(range(3)) - set(owner.tolist()))
     assert together.grad is not None
@@ -206,6 +207,7 @@ def test_dropout_only_while_training_and_only_if_asked(checkpoint: Folders) -> N
             model = PromptedModel(backbone, LAYERS, PROMPT_TOKENS)
             _, still = row_and_logits(model, inputs)
             backbone.train()
+            assert backbone.model.training == (dropout > 0)
             outputs = [model.logits(inputs) for _ in range(2)]
             assert torch.equal(*outputs) == (dropout == 0)
             blocks = [backbone.block_outputs(inputs)[-1] for _ in range(2)]

@@ -1,0 +1,188 @@
+"""A federation on problems whose answer is known: real local updates, real fold and step, no model and no network.
+
+f_i(x) = 1/2 (x - a_i)' A_i (x - a_i), with different A_i, a_i, n_i and K_i: with equal K_i wrong server formulas pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from client_app.local_update import SGD, Adam, DeviceOptimizer, Losses, SharedAdam, local_update
+from client_app.state import ClientState, MemoryStore, StateStore
+from federation.codec import Codec, rounded
+from federation.settings import Scalar, Settings, defaults, parse
+from strategies.build import build
+from strategies.fedpeptao import FedPepTAO, State, Update
+from strategies.selection import sample_clients
+
+
+class Exact:
+    """A codec that changes nothing: float64 travels."""
+
+    def encode(self, values: Tensor) -> np.ndarray:
+        return values.numpy()
+
+    def decode(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(array)
+
+
+@dataclass(frozen=True)
+class Quadratics:
+    """A_i [N, R, R], a_i [N, R], n_i and K_i, float64."""
+
+    curvature: Tensor
+    centres: Tensor
+    examples: tuple[int, ...]
+    steps: tuple[int, ...]
+
+    @property
+    def shares(self) -> Tensor:
+        n = torch.tensor(self.examples, dtype=torch.float64)
+        return n / n.sum()
+
+    def losses(self, client: int) -> Losses[int]:
+        def losses(rows: Tensor, batch: int) -> Tensor:
+            away = rows - self.centres[client].to(rows.dtype)
+            return 0.5 * ((away @ self.curvature[client].to(rows.dtype)) * away).sum(1)
+
+        return losses
+
+    def gradients(self, x: Tensor) -> Tensor:
+        """Of each f_i at x, [N, R]."""
+        return torch.einsum("nij,nj->ni", self.curvature, x - self.centres)
+
+    def hessian(self) -> Tensor:
+        """Of the n_i-weighted objective."""
+        return torch.einsum("n,nij->ij", self.shares, self.curvature)
+
+    def optimum(self) -> Tensor:
+        """Where sum n_i A_i (x - a_i) = 0."""
+        return self._balance(self.curvature, self.shares)
+
+    def averaging_point(self, weights: Tensor, eta: float, divided: bool = False) -> Tensor:
+        """Where sum weights_i (I - M_i)(x - a_i) = 0, M_i = (I - eta A_i)^K_i; divided: by K_i."""
+        eye = torch.eye(self.centres.shape[1], dtype=torch.float64)
+        moved = [
+            (eye - torch.linalg.matrix_power(eye - eta * a, k)) / (k if divided else 1)
+            for a, k in zip(self.curvature, self.steps, strict=True)
+        ]
+        return self._balance(torch.stack(moved), weights)
+
+    def _balance(self, matrices: Tensor, weights: Tensor) -> Tensor:
+        left = torch.einsum("n,nij->ij", weights, matrices)
+        return torch.linalg.solve(left, torch.einsum("n,nij,nj->i", weights, matrices, self.centres))
+
+
+def four_clients() -> Quadratics:
+    """Two dimensions, curvatures between .4 and 2, far-apart centres, unequal n_i and K_i."""
+    curvature = torch.tensor(
+        [[[1.8, 0.3], [0.3, 0.5]], [[0.5, -0.2], [-0.2, 1.6]], [[1.0, 0.4], [0.4, 1.1]], [[0.6, 0.0], [0.0, 0.9]]],
+        dtype=torch.float64,
+    )
+    centres = torch.tensor([[2.0, -1.0], [-1.5, 2.5], [0.5, -3.0], [-2.0, -0.5]], dtype=torch.float64)
+    return Quadratics(curvature, centres, examples=(10, 25, 40, 75), steps=(6, 1, 3, 2))
+
+
+def settings(**overrides: Scalar) -> Settings:
+    """The defaults with SGD, a clip that never bites and plain averaging; then the overrides (underscores for hyphens)."""
+    plain: dict[str, Scalar] = {
+        "device-optimizer": "sgd",
+        "learning-rate": 0.15,
+        "clip-norm": 1e9,
+        "drift-correction": "none",
+        "server-momentum": 0.0,
+    }
+    return parse({**defaults(), **plain, **{key.replace("_", "-"): value for key, value in overrides.items()}})
+
+
+class Federation:
+    """Rounds of a Quadratics problem; each device keeps its c_i in two phases, as a real one does."""
+
+    def __init__(
+        self,
+        problem: Quadratics,
+        setup: Settings,
+        per_round: int | None = None,
+        codec: Codec | None = None,
+        store: StateStore | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.problem, self.settings, self.codec = problem, setup, codec or Exact()
+        self.clients = list(range(len(problem.examples)))
+        self.per_round = per_round or len(self.clients)
+        self.store = store or MemoryStore()
+        self.rng = np.random.default_rng(seed)
+        self.state: State = self._algorithm().initial(("x",), torch.zeros_like(problem.centres[0]))
+
+    def round(self, asked: Sequence[int] | None = None, arrives: Callable[[int], bool] = lambda client: True) -> None:
+        """One round; the replies of clients for which `arrives` is false are lost on their way back."""
+        algorithm = self._algorithm()
+        total = algorithm.begin(self.state)
+        for client in sample_clients(self.clients, self.per_round, self.rng) if asked is None else asked:
+            update = self.train(client)
+            if arrives(client):
+                algorithm.fold(self.state, total, update)
+        self.state = algorithm.step(self.state, total)
+
+    def run(self, rounds: int, eta: Callable[[int], float] | None = None, among: Collection[int] = ()) -> Tensor:
+        """Many rounds; x after each, [rounds, R]. eta: a schedule of the device learning rate over 0 .. rounds - 1."""
+        seen = []
+        for number in range(rounds):
+            if eta is not None:
+                self.settings = replace(self.settings, local=replace(self.settings.local, learning_rate=eta(number)))
+            self.round([client for client in self.clients if client in among] if among else None)
+            seen.append(self.state.x)
+        return torch.stack(seen)
+
+    def train(self, client: int) -> Update:
+        """A device's round: resume, train, keep what is pending, reply."""
+        problem, eta, epoch = self.problem, self.settings.local.learning_rate, self.state.drift.epoch
+        x, c = rounded(self.codec, self.state.x), self._algorithm().drift.downlink(self.state)
+        kept = self.store.resume(client, self.state.accepted.get(client, 0))
+        control = kept.control if kept is not None and kept.epoch == epoch else torch.zeros_like(x)
+        d = None
+        if c is not None:
+            c = rounded(self.codec, c)
+            d = (c - control)[None]
+        steps = problem.steps[client]
+        blocks = [slice(0, len(x))]
+        result = local_update(x[None], range(steps), problem.losses(client), self._optimizer(), d, blocks)
+        delta = rounded(self.codec, x - result.rows[0])
+        if c is not None:
+            control = control + delta / (steps * eta) - c
+        self.store.keep(client, ClientState(self.state.round + 1, epoch, torch.zeros(1), control))
+        shared = self.settings.local.device_second_moment == "shared"
+        moments = result.second_moments[0] if shared else None
+        return Update(client, problem.examples[client], steps, delta, kept.round if kept else 0, moments)
+
+    def control(self, client: int) -> Tensor:
+        """c_i as the device would go on from it, [R] float64; zeros where it has none of this epoch."""
+        kept = self.store.resume(client, self.state.accepted.get(client, 0))
+        if kept is None or kept.epoch != self.state.drift.epoch:
+            return torch.zeros_like(self.state.x)
+        return kept.control.to(torch.float64)
+
+    def mean_control(self) -> Tensor:
+        """sum (n_i/n) c_i over all devices."""
+        return torch.stack([self.control(client) for client in self.clients]).T @ self.problem.shares
+
+    def lose(self, client: int) -> None:
+        """The device's disk dies: no round matches what is asked for here, so the store drops all it has."""
+        self.store.resume(client, -1)
+
+    def _algorithm(self) -> FedPepTAO:
+        return build(self.settings, sum(self.problem.examples), self.codec)
+
+    def _optimizer(self) -> DeviceOptimizer:
+        local = self.settings.local
+        if local.device_optimizer == "sgd":
+            return SGD(local.learning_rate, local.clip_norm)
+        if local.device_second_moment == "shared" and self.state.vbar is not None:
+            vbar = self.state.vbar.expand(self.state.x.shape)
+            return SharedAdam(local.learning_rate, local.weight_decay, local.clip_norm, vbar)
+        return Adam(local.learning_rate, local.weight_decay, local.clip_norm)

@@ -1,0 +1,177 @@
+"""Where each method settles, on problems whose answer is known (sections 2.5 and 5 of docs/ALGORITHMS.md).
+
+Each statement comes with the distance to where a plausible wrong formula would settle, so that a test that passes has told
+them apart.
+"""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.strategies.quadratics import Federation, Quadratics, four_clients, settings
+
+ETA = 0.15
+BETAS = pytest.mark.parametrize(("beta", "rounds"), [(0.0, 200), (0.9, 550)])  # until float64 has no more to give
+
+
+def jitter(path: Tensor) -> float:
+    """How far x still moves in the last 50 rounds."""
+    return float((path[-50:] - path[-1]).abs().max())
+
+
+def distance(a: Tensor, b: Tensor) -> float:
+    return float((a - b).norm())
+
+
+def expected_weights(examples: tuple[int, ...], per_round: int) -> Tensor:
+    """E[w_i] when `per_round` clients are drawn uniformly without replacement."""
+    weights, draws = torch.zeros(len(examples), dtype=torch.float64), list(combinations(range(len(examples)), per_round))
+    for drawn in draws:
+        total = sum(examples[i] for i in drawn)
+        for i in drawn:
+            weights[i] += examples[i] / total / len(draws)
+    return weights
+
+
+def test_the_candidate_points_lie_apart() -> None:
+    problem = four_clients()
+    sampled = expected_weights(problem.examples, 2)
+    points = [
+        problem.optimum(),
+        problem.averaging_point(problem.shares, ETA),
+        problem.averaging_point(problem.shares, ETA, divided=True),
+        problem.averaging_point(sampled, ETA),
+        problem.averaging_point(torch.full((4,), 0.25, dtype=torch.float64), ETA),
+    ]
+    assert min(distance(a, b) for a, b in combinations(points, 2)) > 0.05
+    assert torch.allclose(problem.shares @ problem.gradients(points[0]), torch.zeros(2, dtype=torch.float64), atol=1e-12)
+
+
+@BETAS
+def test_plain_averaging_with_all_clients_settles_where_displacements_cancel(beta: float, rounds: int) -> None:
+    problem = four_clients()
+    path = Federation(problem, settings(server_momentum=beta)).run(rounds)
+    assert distance(path[-1], problem.averaging_point(problem.shares, ETA)) < 1e-9
+    assert jitter(path) < 1e-10
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.9])
+def test_plain_averaging_of_samples_jitters_around_its_expected_balance(beta: float) -> None:
+    problem = four_clients()
+    path = Federation(problem, settings(server_momentum=beta), per_round=2).run(1200)
+    mean = path[100:].mean(0)
+    target = problem.averaging_point(expected_weights(problem.examples, 2), ETA)
+    assert distance(mean, target) < 0.1
+    assert distance(mean, target) < 0.5 * distance(mean, problem.averaging_point(problem.shares, ETA))
+    assert jitter(path) > 0.5
+
+
+@BETAS
+def test_server_correction_settles_on_full_participation_averaging_without_jitter(beta: float, rounds: int) -> None:
+    problem = four_clients()
+    path = Federation(problem, settings(drift_correction="server", server_momentum=beta), per_round=2).run(rounds)
+    assert jitter(path) < 1e-10
+    assert distance(path[-1], problem.averaging_point(problem.shares, ETA)) < 1e-9
+
+
+@BETAS
+def test_device_correction_settles_on_the_optimum_without_jitter(beta: float, rounds: int) -> None:
+    problem = four_clients()
+    path = Federation(problem, settings(drift_correction="device", server_momentum=beta), per_round=2).run(rounds)
+    assert jitter(path) < 1e-10
+    assert distance(path[-1], problem.optimum()) < 1e-9
+
+
+def test_device_correction_ends_with_each_client_at_its_own_gradient() -> None:
+    problem = four_clients()
+    federation = Federation(problem, settings(drift_correction="device"), per_round=2)
+    x = federation.run(200)[-1]
+    controls = torch.stack([federation.control(client) for client in federation.clients])
+    assert torch.allclose(controls, problem.gradients(x), atol=1e-9)
+
+
+def test_the_server_learning_rate_changes_the_way_not_the_end() -> None:
+    problem = four_clients()
+    for drift, end in (("device", problem.optimum()), ("server", problem.averaging_point(problem.shares, ETA))):
+        setup = settings(drift_correction=drift, server_learning_rate=0.5)
+        assert distance(Federation(problem, setup, per_round=2).run(250)[-1], end) < 1e-9
+
+
+def test_device_correction_reaches_the_optimum_through_the_clip() -> None:
+    """The correction is inside the clip: outside, clients whose own gradient is above it would stay wrong."""
+    problem, norm = four_clients(), 0.5
+    setup = settings(drift_correction="device", clip_norm=norm)
+    path = Federation(problem, setup, per_round=2).run(250)
+    assert (problem.gradients(problem.optimum()).norm(dim=1) > norm).all()
+    assert distance(path[-1], problem.optimum()) < 1e-9
+    assert jitter(path) < 1e-10
+
+
+# -- restarted Adam, one dimension -------------------------------------------------------------------------
+
+
+def line(examples: tuple[int, ...], steps: tuple[int, ...]) -> Quadratics:
+    """Five clients on a line, of very different curvature, with their optima at -3, -1, 0.5, 2, 7."""
+    centres = torch.tensor([[-3.0], [-1.0], [0.5], [2.0], [7.0]], dtype=torch.float64)
+    curvature = torch.tensor([3.0, 0.2, 0.5, 1.0, 4.0], dtype=torch.float64)[:, None, None]
+    return Quadratics(curvature, centres, examples, steps)
+
+
+def decaying(number: int) -> float:
+    return float(0.5 * 0.97**number)
+
+
+@pytest.mark.parametrize("drift", ["none", "server", "device"])
+def test_restarted_adam_ends_at_the_weighted_median(drift: str) -> None:
+    """n_i = 30, 25, 10, 20, 15: the median by weight is -1; unweighted it would be 0.5, the optimum is near 1."""
+    problem = line((30, 25, 10, 20, 15), (3, 3, 3, 3, 3))
+    setup = settings(drift_correction=drift, device_optimizer="adam")
+    end = Federation(problem, setup).run(300, decaying)[-1]
+    assert abs(float(end) + 1.0) < 1e-3
+    assert abs(float(problem.optimum()) + 1.0) > 0.5
+
+
+@pytest.mark.parametrize(("drift", "median"), [("none", 2.0), ("server", 2.0), ("device", -1.0)])
+def test_with_unequal_steps_only_device_correction_keeps_the_median_weighted_by_examples(
+    drift: str, median: float
+) -> None:
+    """K_i = 1, 1, 1, 6, 2: signs weighted by n_i K_i balance at 2."""
+    problem = line((30, 25, 10, 20, 15), (1, 1, 1, 6, 2))
+    setup = settings(drift_correction=drift, device_optimizer="adam")
+    assert abs(float(Federation(problem, setup).run(300, decaying)[-1]) - median) < 1e-3
+
+
+def test_shared_second_moments_with_device_correction_reach_the_optimum() -> None:
+    problem = line((30, 25, 10, 20, 15), (1, 4, 2, 6, 3))
+    setup = settings(
+        drift_correction="device", device_optimizer="adam", device_second_moment="shared", learning_rate=0.2
+    )
+    path = Federation(problem, setup).run(250)
+    assert distance(path[-1], problem.optimum()) < 1e-6
+    assert jitter(path) < 1e-6
+
+
+def test_shared_second_moments_reach_the_optimum_through_the_clip() -> None:
+    """The local gradients at the optimum are above the clip, most of them many times."""
+    problem, norm = four_clients(), 0.3
+    setup = settings(
+        drift_correction="device",
+        device_optimizer="adam",
+        device_second_moment="shared",
+        learning_rate=0.2,
+        clip_norm=norm,
+    )
+    path = Federation(problem, setup).run(250)
+    assert (problem.gradients(problem.optimum()).norm(dim=1) > 2 * norm).all()
+    assert distance(path[-1], problem.optimum()) < 1e-6
+
+
+def test_shared_second_moments_without_correction_miss_the_optimum() -> None:
+    """So it is the correction that reaches it."""
+    problem = line((30, 25, 10, 20, 15), (1, 4, 2, 6, 3))
+    setup = settings(device_optimizer="adam", device_second_moment="shared", learning_rate=0.1)
+    assert distance(Federation(problem, setup).run(250)[-1], problem.optimum()) > 0.05
