@@ -80,11 +80,15 @@ def as_table(figures: dict[str, Any]) -> str:
     for key, what in (("validation", "all clients' evaluation shards"), ("test", "common test set")):
         if figures[key] is not None:
             found = figures[key]
-            lines.append(f"  accuracy {found['accuracy']:.3f}  loss {found['loss']:.3f}  {what}, {found['examples']} examples")
+            lines.append(
+                f"  accuracy {found['accuracy']:.3f}  loss {found['loss']:.3f}  {what}, {found['examples']} examples"
+            )
     return "\n".join(lines)
 
 
-def _figures(settings: Settings, model: PromptedModel, examples: Encoded | None, labels: list[str]) -> dict[str, Any] | None:
+def _figures(
+    settings: Settings, model: PromptedModel, examples: Encoded | None, labels: list[str]
+) -> dict[str, Any] | None:
     if examples is None:
         return None
     counts = count(model, examples, labels, settings.run.evaluation_batch_size)

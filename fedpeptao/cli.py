@@ -174,7 +174,9 @@ def _add_compare(subparsers: Subparsers) -> None:
         "the table from the raw figures.",
     )
     parser.add_argument("grid", type=Path, metavar="GRID", help="a YAML file such as results/demo.yaml")
-    parser.add_argument("--seed", type=int, action="append", metavar="N", help="run only these seeds, and make no table")
+    parser.add_argument(
+        "--seed", type=int, action="append", metavar="N", help="run only these seeds, and make no table"
+    )
     parser.set_defaults(work=_compare)
 
 
