@@ -47,7 +47,6 @@ def roll_call(settings: Settings, client: int, score: bool) -> RollCallReply:
         steps=local.local_epochs * -(-len(train) // local.batch_size),
         labels=sorted(set(train.labels)),
         data=resources.splits(settings).sha256,
-        cut=train.cut + validation.cut,
         scores=layer_scores(settings, client, train) if score else [],
     )
 

@@ -36,7 +36,6 @@ class RollCallReply:
         steps: K_i, the optimiser steps of one round.
         labels: those it has seen.
         data: sha256 over the data set, or "own data".
-        cut: texts that were cut to max-length.
         scores: zeta_i per layer; empty if it has fewer than a batch of different examples, or was not asked.
         fault: what is wrong with it; "" if nothing.
     """
@@ -47,7 +46,6 @@ class RollCallReply:
     steps: int = 0
     labels: list[str] = field(default_factory=list)
     data: str = ""
-    cut: int = 0
     scores: list[float] = field(default_factory=list)
     fault: str = ""
 

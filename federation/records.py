@@ -7,8 +7,9 @@ executes anything.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -151,31 +152,42 @@ def encode_evaluate_replies(replies: Sequence[EvaluateReply]) -> RecordDict:
 
 
 def decode_evaluate_replies(content: RecordDict) -> list[EvaluateReply]:
-    """The answers of one node's clients."""
-    replies = []
-    for name in _client_records(content):
-        evaluation = _evaluation(content, name)
-        replies.append(_from_record(EvaluateReply, content.config_records[name], evaluation=evaluation))
-    return replies
+    """The answers of one node's clients; faults and errors as for training."""
+    return [_decode_evaluate_reply(content, name) for name in _client_records(content)]
 
 
 def _decode_train_reply(content: RecordDict, name: str, layout: Layout, codec: Codec) -> TrainReply:
-    reply = _from_record(TrainReply, content.config_records[name], evaluation=_evaluation(content, name))
+    reply = _from_record(TrainReply, content.config_records[name])
     if reply.fault:
         return reply
     try:
-        if reply.examples < 1 or reply.steps < 1:
-            raise MessageError(f"{reply.examples} examples and {reply.steps} steps")
+        if reply.examples < 1 or reply.steps < 1 or not math.isfinite(reply.train_loss):
+            raise MessageError(f"{reply.examples} examples, {reply.steps} steps and a loss of {reply.train_loss}")
+        evaluation = _evaluation(content, name)
         delta = _values(content, f"update.{reply.client}", layout, codec)
         key = f"moments.{reply.client}"
         moments = _read_vector(content, key, len(layout.blocks)) if key in content else None
     except MessageError as error:
         return TrainReply(reply.client, reply.round, fault=f"refused: {error}")
-    return TrainReply(**{**reply.__dict__, "delta": delta, "second_moments": moments})
+    return replace(reply, evaluation=evaluation, delta=delta, second_moments=moments)
+
+
+def _decode_evaluate_reply(content: RecordDict, name: str) -> EvaluateReply:
+    reply = _from_record(EvaluateReply, content.config_records[name])
+    if reply.fault:
+        return reply
+    try:
+        return replace(reply, evaluation=_evaluation(content, name))
+    except MessageError as error:
+        return replace(reply, fault=f"refused: {error}")
 
 
 def _evaluation(content: RecordDict, client_record: str) -> Evaluation:
-    return _from_record(Evaluation, _config(content, client_record.replace("client.", "evaluation.", 1)))
+    """Losses may be infinite or NaN, as those of a model that diverged are; counts may not be impossible."""
+    found = _from_record(Evaluation, _config(content, client_record.replace("client.", "evaluation.", 1)))
+    if not (0 <= found.correct <= found.examples and 0 <= found.shared_correct <= found.examples):
+        raise MessageError(f"{found.correct} and {found.shared_correct} of {found.examples} examples are right")
+    return found
 
 
 def _arrays(values: Tensor, layout: Layout, codec: Codec) -> ArrayRecord:
@@ -230,7 +242,9 @@ def _config(content: RecordDict, name: str) -> ConfigRecord:
 
 def _check_schema(record: ConfigRecord) -> None:
     if _get(record, "schema", int) != SCHEMA:
-        raise MessageError(f"message schema {record['schema']!r}, this end speaks {SCHEMA}: run one version on both ends")
+        raise MessageError(
+            f"message schema {record['schema']!r}, this end speaks {SCHEMA}: run one version on both ends"
+        )
 
 
 def _get(record: Mapping[str, Any], key: str, kind: type) -> Any:

@@ -29,10 +29,8 @@ def app_folder(given: str | None) -> Path:
         InputError: no pyproject.toml of a Flower app there.
     """
     checkout = Path(__file__).resolve().parent.parent
-    if given is not None:
-        folder = Path(given).expanduser().resolve()
-    else:
-        folder = Path.cwd() if _is_app(Path.cwd()) else checkout
+    here = Path.cwd() if _is_app(Path.cwd()) else checkout
+    folder = here if given is None else Path(given).expanduser().resolve()
     if not _is_app(folder):
         raise InputError(
             "APP_DIR", str(folder), "there is no pyproject.toml of a Flower app", "Name a checkout of fedpeptao"

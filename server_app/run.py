@@ -55,6 +55,9 @@ def run(grid: Grid, settings: Settings) -> Summary:
     try:
         summary = _run(RecordingGrid(grid), settings, folder)
         status = "completed"
+    except KeyboardInterrupt:
+        status = "interrupted"
+        raise
     finally:
         summary = finish(folder, {**summary, "status": status, "seconds": time.monotonic() - started})
         folder.close()
@@ -70,7 +73,10 @@ def check_inputs(settings: Settings) -> None:
     """
     backbone = resources.backbone(settings)
     roll_call.check_layers(settings, backbone.num_layers)
-    resources.tokenised(settings)
+    data = resources.tokenised(settings)
+    cut = sum(part.cut for part in (data.train, data.validation, data.test) if part is not None)
+    if cut:
+        say(f"{cut} texts are cut to {settings.data.max_length} tokens (max-length)")
     shards = resources.shards(settings)
     empty = [client for client, rows in enumerate(shards.train) if not len(rows)]
     if empty:

@@ -224,7 +224,16 @@ class PromptStrategy(Strategy):
     # -- replies ----------------------------------------------------------------------------------------
 
     def _read_train(self, exchange: Exchange) -> Sequence[Reply]:
-        return records.decode_train_replies(exchange.reply.content, self.layout, self.codec)
+        replies = records.decode_train_replies(exchange.reply.content, self.layout, self.codec)
+        return [self._as_agreed(reply) for reply in replies]
+
+    def _as_agreed(self, reply: TrainReply) -> TrainReply:
+        """n_i is frozen at the roll call: with another one, C would no longer be the sum of n_i c_i."""
+        agreed = self.roster.examples.get(reply.client, reply.examples)
+        if reply.fault or reply.examples == agreed:
+            return reply
+        why = f"refused: it has {reply.examples} examples, {agreed} in the roll call"
+        return TrainReply(reply.client, reply.round, fault=why)
 
     def _read_evaluation(self, exchange: Exchange) -> Sequence[Reply]:
         return records.decode_evaluate_replies(exchange.reply.content)
@@ -245,7 +254,7 @@ class PromptStrategy(Strategy):
         turn = iter(outcome.asked)
         due = next(turn, None)
         for exchange in exchanges:
-            for reply in self._answers(exchange, outcome, read):
+            for reply in self._answers(exchange, outcome, read, answered):
                 if reply.client in answered or not self._expected(reply.client, exchange.node, outcome):
                     log(WARNING, "a reply for client %d from node %d is dropped", reply.client, exchange.node)
                     continue
@@ -268,9 +277,13 @@ class PromptStrategy(Strategy):
         outcome.missing = [client for client in outcome.asked if client not in done]
 
     def _answers(
-        self, exchange: Exchange, outcome: Outcome, read: Callable[[Exchange], Sequence[Reply]]
+        self,
+        exchange: Exchange,
+        outcome: Outcome,
+        read: Callable[[Exchange], Sequence[Reply]],
+        answered: set[int],
     ) -> Sequence[Reply]:
-        """The replies in a message; a message that is an error, or cannot be read, is every asked client's failure."""
+        """The replies in a message; one that is an error, or cannot be read, fails all its clients that are still waited for."""
         reply = exchange.reply
         try:
             if not reply.has_error():
@@ -278,8 +291,9 @@ class PromptStrategy(Strategy):
             why = f"node error {reply.error.code}: {_first_line(reply.error.reason)}"
         except MessageError as error:
             why = f"refused: {error}"
-        here = [client for client in outcome.asked if self.roster.nodes[client] == exchange.node]
-        outcome.failed.update(dict.fromkeys(here, why))
+        here = {client for client in outcome.asked if self.roster.nodes[client] == exchange.node} - answered
+        answered |= here
+        outcome.failed.update(dict.fromkeys(sorted(here), why))
         return []
 
     def _expected(self, client: int, node: int, outcome: Outcome) -> bool:

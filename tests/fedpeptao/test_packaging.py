@@ -72,6 +72,8 @@ def test_a_second_call_installs_nothing_and_dev_serves_demo(
 
     def make(folder: Path) -> None:
         made.append(folder)
+        for stamp in folder.glob(".installed-*"):  # as the real one does
+            stamp.unlink()
         (folder / "bin").mkdir(parents=True, exist_ok=True)
         (folder / "bin" / "python").write_text("#!/bin/sh\nexit 0\n", encoding="utf8")
         (folder / "bin" / "python").chmod(0o755)

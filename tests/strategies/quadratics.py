@@ -75,7 +75,8 @@ class Quadratics:
 
     def _balance(self, matrices: Tensor, weights: Tensor) -> Tensor:
         left = torch.einsum("n,nij->ij", weights, matrices)
-        return torch.linalg.solve(left, torch.einsum("n,nij,nj->i", weights, matrices, self.centres))
+        solution: Tensor = torch.linalg.solve(left, torch.einsum("n,nij,nj->i", weights, matrices, self.centres))
+        return solution
 
 
 def four_clients() -> Quadratics:

@@ -29,7 +29,10 @@ def distance(a: Tensor, b: Tensor) -> float:
 
 def expected_weights(examples: tuple[int, ...], per_round: int) -> Tensor:
     """E[w_i] when `per_round` clients are drawn uniformly without replacement."""
-    weights, draws = torch.zeros(len(examples), dtype=torch.float64), list(combinations(range(len(examples)), per_round))
+    weights, draws = (
+        torch.zeros(len(examples), dtype=torch.float64),
+        list(combinations(range(len(examples)), per_round)),
+    )
     for drawn in draws:
         total = sum(examples[i] for i in drawn)
         for i in drawn:
@@ -48,7 +51,9 @@ def test_the_candidate_points_lie_apart() -> None:
         problem.averaging_point(torch.full((4,), 0.25, dtype=torch.float64), ETA),
     ]
     assert min(distance(a, b) for a, b in combinations(points, 2)) > 0.05
-    assert torch.allclose(problem.shares @ problem.gradients(points[0]), torch.zeros(2, dtype=torch.float64), atol=1e-12)
+    assert torch.allclose(
+        problem.shares @ problem.gradients(points[0]), torch.zeros(2, dtype=torch.float64), atol=1e-12
+    )
 
 
 @BETAS
@@ -122,7 +127,7 @@ def line(examples: tuple[int, ...], steps: tuple[int, ...]) -> Quadratics:
 
 
 def decaying(number: int) -> float:
-    return float(0.5 * 0.97**number)
+    return float(0.5 * 0.95**number)
 
 
 @pytest.mark.parametrize("drift", ["none", "server", "device"])
@@ -130,7 +135,7 @@ def test_restarted_adam_ends_at_the_weighted_median(drift: str) -> None:
     """n_i = 30, 25, 10, 20, 15: the median by weight is -1; unweighted it would be 0.5, the optimum is near 1."""
     problem = line((30, 25, 10, 20, 15), (3, 3, 3, 3, 3))
     setup = settings(drift_correction=drift, device_optimizer="adam")
-    end = Federation(problem, setup).run(300, decaying)[-1]
+    end = Federation(problem, setup).run(180, decaying)[-1]
     assert abs(float(end) + 1.0) < 1e-3
     assert abs(float(problem.optimum()) + 1.0) > 0.5
 
@@ -142,7 +147,7 @@ def test_with_unequal_steps_only_device_correction_keeps_the_median_weighted_by_
     """K_i = 1, 1, 1, 6, 2: signs weighted by n_i K_i balance at 2."""
     problem = line((30, 25, 10, 20, 15), (1, 1, 1, 6, 2))
     setup = settings(drift_correction=drift, device_optimizer="adam")
-    assert abs(float(Federation(problem, setup).run(300, decaying)[-1]) - median) < 1e-3
+    assert abs(float(Federation(problem, setup).run(180, decaying)[-1]) - median) < 1e-3
 
 
 def test_shared_second_moments_with_device_correction_reach_the_optimum() -> None:
@@ -174,4 +179,4 @@ def test_shared_second_moments_without_correction_miss_the_optimum() -> None:
     """So it is the correction that reaches it."""
     problem = line((30, 25, 10, 20, 15), (1, 4, 2, 6, 3))
     setup = settings(device_optimizer="adam", device_second_moment="shared", learning_rate=0.1)
-    assert distance(Federation(problem, setup).run(250)[-1], problem.optimum()) > 0.05
+    assert distance(Federation(problem, setup).run(100)[-1], problem.optimum()) > 0.05

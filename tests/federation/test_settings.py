@@ -1,0 +1,256 @@
+from __future__ import annotations
+
+import dataclasses
+import pickle
+import re
+
+import pytest
+
+from federation.settings import Scalar, Settings, defaults, layer_list, parse
+from fedpeptao.errors import InputError
+
+
+def with_(key: str, value: Scalar) -> Settings:
+    return parse({**defaults(), key: value})
+
+
+def refused(flat: dict[str, Scalar]) -> InputError:
+    with pytest.raises(InputError) as caught:
+        parse(flat)
+    return caught.value
+
+
+def test_every_default_parses_and_comes_back() -> None:
+    """Same keys, values, types and order: what a run records is what it was told."""
+    flat = parse(defaults()).flat()
+    assert flat == defaults()
+    assert list(flat) == list(defaults())
+    assert {key: type(value) for key, value in flat.items()} == {key: type(value) for key, value in defaults().items()}
+
+
+def test_flat_is_what_parse_takes() -> None:
+    changed: dict[str, Scalar] = {"layers": "3,4", "alpha": 1.5, "rounds": 3, "runs-dir": "/data/runs", "labels": "a,b"}
+    settings = parse({**defaults(), **changed})
+    assert parse(settings.flat()) == settings
+    assert {key: settings.flat()[key] for key in changed} == changed
+
+
+def test_values_land_in_their_group() -> None:
+    settings = parse({**defaults(), "prompt-tokens": 7, "alpha": 0.7, "clip-norm": 2.5, "max-lost-share": 0.25})
+    assert settings.model.prompt_tokens == 7
+    assert settings.federation.alpha == 0.7
+    assert settings.local.clip_norm == 2.5
+    assert settings.server.max_lost_share == 0.25
+
+
+def test_settings_cannot_be_changed() -> None:
+    settings = parse(defaults())
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        settings.federation.rounds = 3  # type: ignore[misc]
+
+
+# -- keys --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("client-per-round", "clients-per-round"),
+        ("lerning-rate", "learning-rate"),
+        ("clients_per_round", "clients-per-round"),
+    ],
+)
+def test_an_unknown_key_suggests_the_close_one(typed: str, meant: str) -> None:
+    error = refused({**defaults(), typed: 3})
+    assert (error.key, error.value) == (typed, 3)
+    assert error.mend == f"Did you mean {meant}"
+    assert str(error) == f"{typed} = 3: there is no such setting. Did you mean {meant}."
+
+
+def test_a_key_like_no_other_points_to_the_list() -> None:
+    error = refused({**defaults(), "zzz": "on"})
+    assert (error.key, error.value) == ("zzz", "on")
+    assert "pyproject.toml" in error.mend
+
+
+@pytest.mark.parametrize("key", defaults())
+def test_a_missing_key_is_named(key: str) -> None:
+    error = refused({k: v for k, v in defaults().items() if k != key})
+    assert error.key == key
+    assert "missing" in error.problem
+
+
+# -- values ------------------------------------------------------------------------------------------------
+
+BAD: list[tuple[str, Scalar, str]] = [
+    ("ratio", 0.0, "above 0 and at most 1"),
+    ("ratio", 1.01, "above 0 and at most 1"),
+    ("ratio", "half", "above 0 and at most 1"),
+    ("learning-rate", -0.01, "above 0"),
+    ("learning-rate", 0.0, "above 0"),
+    ("learning-rate", float("nan"), "above 0"),
+    ("learning-rate", float("inf"), "above 0"),
+    ("server-learning-rate", 0.0, "above 0"),
+    ("server-momentum", 1.0, "from 0 to below 1"),
+    ("server-momentum", -0.1, "from 0 to below 1"),
+    ("backbone-dropout", 1.0, "from 0 to below 1"),
+    ("weight-decay", -1e-9, "at least 0"),
+    ("clip-norm", 0.0, "above 0"),
+    ("prompt-init-std", -0.02, "at least 0"),
+    ("alpha", 0.0, "above 0"),
+    ("max-lost-share", 1.1, "from 0 to 1"),
+    ("max-lost-share", -0.1, "from 0 to 1"),
+    ("round-timeout-s", 0.0, "above 0"),
+    ("validation-fraction", 0.0, "between 0 and 1"),
+    ("test-fraction", 1.0, "between 0 and 1"),
+    ("clients", 0, "whole number of at least 1"),
+    ("clients", 10.0, "whole number"),
+    ("clients", True, "whole number"),
+    ("clients", "100", "whole number"),
+    ("clients-per-round", 0, "at least 1"),
+    ("rounds", 0, "at least 1"),
+    ("rounds", -1, "at least 1"),
+    ("seed", -1, "at least 0"),
+    ("prompt-tokens", 0, "at least 1"),
+    ("score-batches", 0, "at least 1"),
+    ("local-epochs", 0, "at least 1"),
+    ("batch-size", 0, "at least 1"),
+    ("evaluation-batch-size", 0, "at least 1"),
+    ("threads", 0, "at least 1"),
+    ("max-length", -1, "at least 0"),
+    ("train-examples", -1, "at least 0"),
+    ("test-examples", -5, "at least 0"),
+    ("test-every", -1, "at least 0"),
+    ("evaluate-every", -1, "at least 0"),
+    ("layers", "", "auto, all"),
+    ("layers", "-1", "auto, all"),
+    ("layers", "3,,4", "auto, all"),
+    ("layers", "3;4", "auto, all"),
+    ("layers", "every", "auto, all"),
+    ("layers", 2.5, "auto, all"),
+    ("layers", False, "auto, all"),
+    ("dtype", "float64", "float32, bfloat16, float16"),
+    ("head", "mlp", "linear, model"),
+    ("partition", "Label-skew", "label-skew, iid"),
+    ("score-order", "best", "highest, lowest, random"),
+    ("unselected-prompts", "", "local, none"),
+    ("device-optimizer", "adamw", "adam, sgd"),
+    ("device-second-moment", "global", "local, shared"),
+    ("drift-correction", "client", "none, server, device"),
+    ("server-optimizer", "adam", "momentum, none"),
+    ("precision", "int8", "float32, float16"),
+    ("model", " ", "not empty"),
+    ("dataset", "", "not empty"),
+    ("text-column", "", "not empty"),
+    ("label-column", "", "not empty"),
+    ("validation", "data/valid.jsonl", "absolute path"),
+    ("test", "./test.jsonl", "absolute path"),
+    ("runs-dir", "~/runs", "absolute path"),
+    ("run-name", "../elsewhere", "without slashes"),
+    ("run-name", "..", "without slashes"),
+    ("run-name", 3, "without slashes"),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "expected"), BAD, ids=[f"{key}={value!r}" for key, value, _ in BAD])
+def test_a_bad_value_names_key_value_and_what_would_be_right(key: str, value: Scalar, expected: str) -> None:
+    error = refused({**defaults(), key: value})
+    assert error.key == key
+    assert repr(error.value) == repr(value)
+    assert expected in error.problem
+    assert error.mend
+    assert str(error).startswith(f"{key} = {value!r}: it has to be ")
+
+
+def test_every_key_refuses_something() -> None:
+    """A key whose values are never checked would not be in the list above."""
+    takes_any_text = {"device", "text-pair-column", "labels"}
+    assert {key for key, _, _ in BAD} | takes_any_text == set(defaults())
+    for key in takes_any_text:
+        assert refused({**defaults(), key: 3.5}).key == key
+
+
+GOOD: list[tuple[str, Scalar]] = [
+    ("ratio", 1.0),
+    ("ratio", 1),
+    ("server-momentum", 0.0),
+    ("server-momentum", 0),
+    ("max-lost-share", 1.0),
+    ("weight-decay", 0.0),
+    ("layers", "all"),
+    ("layers", "0"),
+    ("layers", " 9, 8,11"),
+    ("clients-per-round", 100),
+    ("test-every", 0),
+    ("seed", 0),
+    ("runs-dir", "/data/runs"),
+    ("run-name", "mine"),
+]
+
+
+@pytest.mark.parametrize(("key", "value"), GOOD, ids=[f"{key}={value!r}" for key, value in GOOD])
+def test_the_last_value_that_is_right_is_taken(key: str, value: Scalar) -> None:
+    assert with_(key, value).flat()[key] == value
+
+
+def test_whole_numbers_pass_for_numbers_and_become_floats() -> None:
+    rate = with_("learning-rate", 1).local.learning_rate
+    assert (rate, type(rate)) == (1.0, float)
+
+
+def test_one_layer_or_label_may_come_without_quotes() -> None:
+    """`--run-config 'layers=3'` reaches us as a number."""
+    assert with_("layers", 3).selection.layers == "3"
+    assert with_("labels", 7).data.labels == "7"
+
+
+@pytest.mark.parametrize(
+    ("text", "layers"), [("3,4,5", (3, 4, 5)), ("9, 8,11", (8, 9, 11)), ("2,2,0", (0, 2)), ("0", (0,))]
+)
+def test_layers_by_hand_ascend_without_repeats(text: str, layers: tuple[int, ...]) -> None:
+    assert layer_list(text) == layers
+
+
+@pytest.mark.xfail(strict=True, reason="str.isdigit accepts what int() refuses: layer_list then raises a ValueError")
+@pytest.mark.parametrize("text", ["²", "3,¹"])
+def test_digits_that_are_no_numbers_are_refused(text: str) -> None:
+    assert refused({**defaults(), "layers": text}).key == "layers"
+
+
+# -- values that contradict each other -----------------------------------------------------------------------
+
+TOGETHER: list[tuple[dict[str, Scalar], str, str]] = [
+    ({"clients": 5, "clients-per-round": 6}, "clients-per-round", r"only 5 clients.*Lower it"),
+    ({"validation-fraction": 0.5, "test-fraction": 0.5}, "validation-fraction", r"test-fraction = 0\.5.*less than 1"),
+    (
+        {"device-second-moment": "shared", "device-optimizer": "sgd"},
+        "device-second-moment",
+        r"sgd has no second moment.*device-optimizer to adam",
+    ),
+]
+
+
+@pytest.mark.parametrize(("changes", "key", "message"), TOGETHER, ids=[key for _, key, _ in TOGETHER])
+def test_contradictions_are_refused(changes: dict[str, Scalar], key: str, message: str) -> None:
+    error = refused({**defaults(), **changes})
+    assert (error.key, error.value) == (key, changes[key])
+    assert re.search(message, str(error))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"clients": 5, "clients-per-round": 5},
+        {"validation-fraction": 0.5, "test-fraction": 0.49},
+        {"device-second-moment": "shared"},
+    ],
+)
+def test_what_just_fits_together_is_taken(changes: dict[str, Scalar]) -> None:
+    parse({**defaults(), **changes})
+
+
+def test_the_error_survives_a_process_boundary() -> None:
+    error = refused({**defaults(), "ratio": 0.0})
+    again = pickle.loads(pickle.dumps(error))
+    assert (again.key, again.value, again.problem, again.mend) == (error.key, error.value, error.problem, error.mend)
+    assert str(again) == str(error)
