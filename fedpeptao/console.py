@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 
 MARKER = "fedpeptao| "
+RUN_FOLDER = "Run folder: "  # begins the line that says where the run's folder is
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _LINE = re.compile(r"(?:(?P<level>[A-Z]+) [\d\s:,-]*: +)?" + re.escape(MARKER) + "(?P<text>.*)")  # digits: a time stamp

@@ -21,7 +21,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from fedpeptao.console import recognise
+from fedpeptao.console import RUN_FOLDER, recognise
 from fedpeptao.processes import free_port
 from fedpeptao.run_config import Scalar, to_toml
 from fedpeptao.session import Session
@@ -55,6 +55,7 @@ class Stream:
     spoke: bool = False  # there were lines of ours
     explained: bool = False  # the last line of ours was an error: the run has told the user why it ended
     cause: str = ""  # what Flower says about the first exception
+    folder: Path | None = None  # where the run keeps its results
 
 
 @dataclass(frozen=True)
@@ -79,12 +80,23 @@ def run(simulation: Simulation) -> int:
         if session.left_over:
             print(f"still running: processes {session.left_over}; end them by hand", file=sys.stderr)
         if session.received is not None:
-            kept = "; the run folder holds every finished round" if stream.spoke else ""
-            print(f"stopped{kept}", file=sys.stderr, flush=True)
+            print("stopped", file=sys.stderr, flush=True)
+            close_folder(stream.folder)
             return 128 + session.received
         if not outcome.completed:
+            close_folder(stream.folder)
             _explain(outcome, stream, log.name)
         return 0 if outcome.completed else 1
+
+
+def close_folder(folder: Path | None) -> None:
+    """Summary and plots of the finished rounds, where the server was stopped before it could write them."""
+    if folder is None or not folder.is_dir():
+        return
+    from server_app.finish import close_interrupted
+
+    summary = close_interrupted(folder)
+    print(f"{folder} holds {summary['rounds']} finished rounds", file=sys.stderr, flush=True)
 
 
 def run_command(simulation: Simulation, overrides: Path) -> list[str]:
@@ -144,6 +156,8 @@ def follow(lines: Iterable[str], log: TextIO, verbose: bool) -> Stream:
             stream.cause = stream.cause or found[1]
         if said := recognise(line):
             stream.spoke, stream.explained = True, said.error
+            if said.text.startswith(RUN_FOLDER):
+                stream.folder = Path(said.text.removeprefix(RUN_FOLDER))
             print(said.text, file=sys.stderr if said.error else sys.stdout, flush=True)
         elif verbose:
             print(plain, flush=True)

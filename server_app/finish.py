@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from server_app import plots
+from server_app.console import say
 from server_app.run_folder import SUMMARY, RunFolder, read_history, write_json
 
 
@@ -46,8 +47,12 @@ def close(path: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
         "paths": {"run_folder": path},
     }
     write_json(path / SUMMARY, whole)
-    plots.draw(path)
+    plots.draw(path, say if whole["status"] == "completed" else _silently)  # a run cut short has no need to explain
     return whole
+
+
+def _silently(line: str) -> None:
+    """Tells nobody."""
 
 
 def _total(lines: list[dict[str, Any]], key: str) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,8 +60,8 @@ _LOSSES = (
 )
 
 
-def draw(folder: Path) -> list[Path]:
-    """Draws what a run's folder has figures for, and says what it has none for.
+def draw(folder: Path, tell: Callable[[str], None] = say) -> list[Path]:
+    """Draws what a run's folder has figures for, and tells what it has none for.
 
     Returns:
         The PNG files written, of accuracy_by_round, accuracy_by_bytes, loss and layer_scores.
@@ -79,7 +79,7 @@ def draw(folder: Path) -> list[Path]:
     written = []
     for name, figure in figures.items():
         if figure is None:
-            say(f"no {name}.png: the run has no figures for it")
+            tell(f"no {name}.png: the run has no figures for it")
             continue
         content = io.BytesIO()
         figure.savefig(content, format="png")

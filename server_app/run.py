@@ -20,6 +20,7 @@ from federation.evaluation import Counts, count
 from federation.grids import RecordingGrid
 from federation.run_paths import runs_folder
 from federation.settings import Settings, defaults
+from fedpeptao.console import RUN_FOLDER
 from fedpeptao.errors import InputError
 from models.export import save_parameters, to_peft
 from models.layout import Layout
@@ -49,7 +50,7 @@ def run(grid: Grid, settings: Settings) -> Summary:
     say(settings_table(settings.flat(), defaults()))
     check_inputs(settings)
     folder = RunFolder.create(runs_folder(settings), settings.run.run_name)
-    say(f"Run folder: {folder.path}")
+    say(f"{RUN_FOLDER}{folder.path}")
     started, status = time.monotonic(), "failed"
     summary: Summary = {}
     try:
@@ -144,7 +145,12 @@ def _check_data(settings: Settings, found: RollCall) -> None:
 
 
 def _strategy(
-    settings: Settings, found: RollCall, model: PromptedModel, labels: tuple[str, ...], layers: tuple[int, ...], run: str
+    settings: Settings,
+    found: RollCall,
+    model: PromptedModel,
+    labels: tuple[str, ...],
+    layers: tuple[int, ...],
+    run: str,
 ) -> PromptStrategy:
     codec = make_codec(settings.server.precision)
     algorithm = build(settings, found.examples, codec)

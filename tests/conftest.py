@@ -27,7 +27,7 @@ def make_flat(data_file: Path, tmp_path: Path) -> Callable[..., Flat]:
 @pytest.fixture
 def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs without pictures, which take longer than a small run."""
-    monkeypatch.setattr("server_app.plots.draw", lambda path: None)
+    monkeypatch.setattr("server_app.plots.draw", lambda *given, **named: None)
 
 
 @pytest.fixture

@@ -1,0 +1,210 @@
+"""The roll call: what follows from the answers, and every answer with which no run may start."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from flwr.app import Context, Message
+
+from federation import records
+from federation.grids import InProcessGrid
+from federation.messages import RollCallReply
+from federation.settings import Settings, parse
+from fedpeptao.errors import InputError, RunError
+from server_app import roll_call
+from server_app.roll_call import RollCall
+from tests.small_runs import Flat
+
+MakeFlat = Callable[..., Flat]
+GOOD = {i: RollCallReply(i, 10 + i, 3, 4, ["b", "a"], "hash", scores=[1.0 + i, 2.0, 0.5]) for i in range(5)}
+
+
+@pytest.fixture
+def settings(make_flat: MakeFlat) -> Settings:
+    return parse(make_flat())
+
+
+def grid_of(answers: dict[int, list[RollCallReply]]) -> InProcessGrid:
+    """Nodes 1000, 1001, .. that give these answers."""
+
+    def app(message: Message, context: Context) -> Message:
+        return Message(records.encode_roll_call_replies(answers[context.node_id]), reply_to=message)
+
+    return InProcessGrid(app, {}, len(answers))
+
+
+def two_nodes(replies: dict[int, RollCallReply] = GOOD) -> dict[int, list[RollCallReply]]:
+    return {1000 + k: [r for client, r in replies.items() if client % 2 == k] for k in (0, 1)}
+
+
+def found(**changes: object) -> RollCall:
+    return RollCall({i: replace(r, **changes) for i, r in GOOD.items()}, dict.fromkeys(GOOD, 1000))  # type: ignore[arg-type]
+
+
+# -- the call ----------------------------------------------------------------------------------------------
+
+
+def test_everybody_is_found_where_it_lives(settings: Settings) -> None:
+    heard = roll_call.call(grid_of(two_nodes()), settings, "run")
+    assert heard.replies == GOOD
+    assert heard.nodes == {0: 1000, 2: 1000, 4: 1000, 1: 1001, 3: 1001}
+    assert heard.examples == 60
+
+
+@pytest.mark.parametrize(("layers", "wanted"), [("auto", True), ("all", False), ("0", False)])
+def test_scores_are_asked_for_where_they_decide(make_flat: MakeFlat, layers: str, wanted: bool) -> None:
+    asked = []
+
+    def app(message: Message, context: Context) -> Message:
+        asked.append(records.decode_roll_call(message.content))
+        return Message(records.encode_roll_call_replies(list(GOOD.values())), reply_to=message)
+
+    roll_call.call(InProcessGrid(app, {}, 1), parse(make_flat(layers=layers)), "run-9")
+    assert [(a.run, a.score) for a in asked] == [("run-9", wanted)]
+
+
+def test_missing_clients_are_counted_and_named(settings: Settings) -> None:
+    some = {i: r for i, r in GOOD.items() if i not in (1, 4)}
+    with pytest.raises(RunError, match="2 of 5 clients did not answer the roll call: 1, 4"):
+        roll_call.call(grid_of(two_nodes(some)), settings, "run")
+
+
+def test_many_missing_clients_are_not_all_named(make_flat: MakeFlat) -> None:
+    settings = parse(make_flat(clients=40))
+    with pytest.raises(RunError, match=r"35 of 40 clients .*: 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, \.\.$"):
+        roll_call.call(grid_of(two_nodes()), settings, "run")
+
+
+def test_a_client_on_two_nodes_is_refused(settings: Settings) -> None:
+    answers = two_nodes()
+    answers[1001].append(GOOD[2])
+    with pytest.raises(RunError, match="client 2 lives on two nodes: give each node its own partition-id"):
+        roll_call.call(grid_of(answers), settings, "run")
+
+
+def test_a_fault_stops_the_run_with_its_reason(settings: Settings) -> None:
+    one = {**GOOD, 3: RollCallReply(3, fault="it has no training examples")}
+    with pytest.raises(InputError) as caught:
+        roll_call.call(grid_of(two_nodes(one)), settings, "run")
+    assert (caught.value.key, caught.value.value) == ("clients", 5)
+    assert caught.value.problem == "client 3 is at fault: it has no training examples"
+    two = {**one, 1: RollCallReply(1, fault="no such label")}
+    with pytest.raises(InputError, match=r"client 1 is at fault \(2 clients in all: 1, 3\): no such label"):
+        roll_call.call(grid_of(two_nodes(two)), settings, "run")
+
+
+def test_different_data_stop_the_run(settings: Settings) -> None:
+    with pytest.raises(InputError, match="clients hold 2 different versions of it") as caught:
+        roll_call.call(grid_of(two_nodes({**GOOD, 4: replace(GOOD[4], data="other")})), settings, "run")
+    assert caught.value.key == "dataset"
+
+
+def test_a_node_that_raises_stops_the_run_with_its_last_words(settings: Settings) -> None:
+    def app(message: Message, context: Context) -> Message:
+        raise OSError("Traceback\n  File\nOSError: no such model")
+
+    with pytest.raises(RunError, match=r"node 1000 failed in the roll call \(code 2\): OSError: no such model$"):
+        roll_call.call(InProcessGrid(app, {}, 2), settings, "run")
+
+
+def test_an_answer_that_cannot_be_read_stops_the_run(settings: Settings) -> None:
+    def app(message: Message, context: Context) -> Message:
+        content = records.encode_roll_call_replies([GOOD[0]])
+        content["client.0"]["examples"] = "many"
+        return Message(content, reply_to=message)
+
+    with pytest.raises(RunError, match="node 1000 answered the roll call with what cannot be read: examples"):
+        roll_call.call(InProcessGrid(app, {}, 1), settings, "run")
+
+
+def test_without_nodes_it_waits_no_longer_than_the_deadline(make_flat: MakeFlat) -> None:
+    with pytest.raises(RunError, match=r"no node came online within 0.1 s"):
+        roll_call.call(grid_of({}), parse(make_flat(round_timeout_s=0.1)), "run")
+
+
+def test_nodes_without_clients_do_no_harm(settings: Settings) -> None:
+    answers = {1000: list(GOOD.values()), 1001: []}
+    assert set(roll_call.call(grid_of(answers), settings, "run").nodes.values()) == {1000}
+
+
+# -- labels ------------------------------------------------------------------------------------------------
+
+
+def test_labels_are_the_sorted_union(settings: Settings) -> None:
+    heard = found()
+    heard.replies[2] = replace(GOOD[2], labels=["c", "a"])
+    assert roll_call.agree_labels(settings, heard) == ("a", "b", "c")
+
+
+def test_numbers_sort_as_numbers(settings: Settings) -> None:
+    assert roll_call.agree_labels(settings, found(labels=["10", "9", "0"])) == ("0", "9", "10")
+
+
+def test_the_setting_gives_their_order_and_may_name_more(make_flat: MakeFlat) -> None:
+    settings = parse(make_flat(labels="c, b ,a"))
+    assert roll_call.agree_labels(settings, found()) == ("c", "b", "a")
+
+
+def test_a_label_that_the_setting_lacks_is_refused(make_flat: MakeFlat) -> None:
+    with pytest.raises(InputError, match="clients also have b") as caught:
+        roll_call.agree_labels(parse(make_flat(labels="a,c")), found())
+    assert (caught.value.key, caught.value.value) == ("labels", "a,c")
+
+
+@pytest.mark.parametrize(("setting", "seen"), [("", ["a"]), ("a", ["a"]), ("a,b,a", ["a", "b"])])
+def test_fewer_than_two_different_labels_are_refused(make_flat: MakeFlat, setting: str, seen: list[str]) -> None:
+    with pytest.raises(InputError, match="at least two different ones") as caught:
+        roll_call.agree_labels(parse(make_flat(labels=setting)), found(labels=seen))
+    assert caught.value.key == "labels"
+
+
+# -- layers ------------------------------------------------------------------------------------------------
+
+
+def test_auto_takes_the_best_by_the_weighted_mean(make_flat: MakeFlat) -> None:
+    """Weights 10 .. 14 of 60: the first layer has 3.17 on average, the others 2 and 0.5."""
+    mean = sum((10 + i) * (1.0 + i) for i in range(5)) / 60
+    for ratio, order, layers in (
+        (0.34, "highest", (0, 1)),
+        (0.3, "highest", (0,)),
+        (0.3, "lowest", (2,)),
+        (1.0, "highest", (0, 1, 2)),
+    ):
+        settings = parse(make_flat(ratio=ratio, score_order=order))
+        chosen, scores = roll_call.select_layers(settings, found(), 3)
+        assert chosen == layers
+        assert scores == pytest.approx([mean, 2.0, 0.5])
+
+
+def test_random_layers_follow_from_the_seed(make_flat: MakeFlat) -> None:
+    heard = RollCall({i: replace(r, scores=[1.0] * 24) for i, r in GOOD.items()}, {})
+    chosen = [
+        roll_call.select_layers(parse(make_flat(score_order="random", seed=seed)), heard, 24)[0] for seed in (0, 0, 1)
+    ]
+    assert chosen[0] == chosen[1] != chosen[2]
+    assert len(chosen[0]) == 12
+
+
+def test_clients_without_scores_are_left_out_and_none_at_all_is_refused(settings: Settings) -> None:
+    heard = found(scores=[])
+    with pytest.raises(InputError, match="no client has 8 different training examples for a score") as caught:
+        roll_call.select_layers(settings, heard, 3)
+    assert caught.value.key == "layers"
+    heard.replies[4] = GOOD[4]
+    assert roll_call.select_layers(settings, heard, 3) == ((0, 1), [5.0, 2.0, 0.5])
+
+
+@pytest.mark.parametrize(("setting", "chosen"), [("all", (0, 1, 2)), ("2,0", (0, 2)), ("1", (1,)), (" 2 , 2", (2,))])
+def test_layers_by_hand_need_no_scores(make_flat: MakeFlat, setting: str, chosen: tuple[int, ...]) -> None:
+    assert roll_call.select_layers(parse(make_flat(layers=setting)), found(scores=[]), 3) == (chosen, None)
+
+
+def test_no_such_layer(make_flat: MakeFlat) -> None:
+    settings = parse(make_flat(layers="1,3"))
+    for check in (lambda: roll_call.check_layers(settings, 3), lambda: roll_call.select_layers(settings, found(), 3)):
+        with pytest.raises(InputError, match="random:bert has layers 0 to 2") as caught:
+            check()
+        assert (caught.value.key, caught.value.value) == ("layers", "1,3")
+    roll_call.check_layers(settings, 4)
