@@ -39,7 +39,7 @@ format: venv-dev ## format the code, mend what ruff can mend
 	@$(BIN)/ruff format .
 
 clean: ## remove .venv, caches and build output (run folders stay)
-	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
+	@rm -rf .venv .venv.lock .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The two environments; the second holds the first. Nothing is installed while pyproject.toml's requirements and

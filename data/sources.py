@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -75,7 +76,8 @@ def load_splits(
     fractions = {"validation": validation_fraction, "test": test_fraction}
     missing = {split: fraction for split, fraction in fractions.items() if split not in tables}
     if missing:
-        used = round(train_examples / (1 - sum(missing.values())))
+        enough = math.ceil(train_examples / (1 - sum(missing.values()))) + len(missing)
+        used = enough if train_examples else 0
         train = subset(tables["train"], used, seed, "train-examples")
         tables |= split_train(train, missing, dataset, seed)
     tables["train"] = subset(tables["train"], train_examples, seed, "train-examples")

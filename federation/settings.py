@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
@@ -57,9 +58,19 @@ def _path() -> Any:
     return _setting("an absolute path, or nothing", lambda v: v == "" or Path(v).is_absolute())
 
 
+def _place() -> Any:
+    """A name, or an absolute path: what looks like a relative path is neither."""
+
+    def accepts(value: str) -> bool:
+        looks_like_path = value.startswith((".", "~")) or value.endswith((".jsonl", ".json", ".csv"))
+        return bool(value.strip()) and (Path(value).is_absolute() or not looks_like_path)
+
+    return _setting("a name or an absolute path, and not empty", accepts)
+
+
 def _layers() -> Any:
     def accepts(value: str) -> bool:
-        return value in ("auto", "all") or all(part.strip().isdigit() for part in value.split(","))
+        return value in ("auto", "all") or all(re.fullmatch("[0-9]+", part.strip()) for part in value.split(","))
 
     return _setting('auto, all, or a list of layers such as "3,4,5"', accepts)
 
@@ -68,7 +79,7 @@ def _layers() -> Any:
 class ModelSettings:
     """The frozen backbone, its head and its prompts."""
 
-    model: str = _name()
+    model: str = _place()
     dtype: str = _choice("float32", "bfloat16", "float16")
     device: str = _name()
     backbone_dropout: float = _setting("a number from 0 to below 1", lambda v: 0 <= v < 1)
@@ -81,7 +92,7 @@ class ModelSettings:
 class DataSettings:
     """Where texts and labels come from."""
 
-    dataset: str = _name()
+    dataset: str = _place()
     validation: str = _path()
     test: str = _path()
     text_column: str = _name()

@@ -74,6 +74,11 @@ def check_inputs(settings: Settings) -> None:
     """
     backbone = resources.backbone(settings)
     roll_call.check_layers(settings, backbone.num_layers)
+    tokens = settings.model.prompt_tokens
+    positions = backbone.text_positions(tokens)
+    if positions is not None and positions < 1:
+        mend = f"Use fewer than {positions + tokens}"
+        raise InputError("prompt-tokens", tokens, "they leave no position for a text", mend)
     data = resources.tokenised(settings)
     cut = sum(part.cut for part in (data.train, data.validation, data.test) if part is not None)
     if cut:
@@ -199,6 +204,7 @@ def _keeper(layout: Layout, folder: Path) -> Callable[[State], None]:
     def keep(state: State) -> None:
         temporary = folder / ".parameters.safetensors"
         save_parameters(temporary, layout, state.x.to(torch.float32))
+        temporary.chmod(0o644)  # safetensors writes files for their owner alone
         temporary.replace(folder / "parameters.safetensors")
 
     return keep
@@ -210,7 +216,8 @@ def _traffic(strategy: PromptStrategy, model: PromptedModel) -> str:
     layers = strategy.roster.layers
     head = sum(entry.size for entry in model.layout.entries if entry.layer is None)
     here = strategy.layout.size - head
-    elsewhere = model.layout.size - head - here
+    per_layer = here // len(layers)
+    elsewhere = per_layer * (model.backbone.num_layers - len(layers))
     control = strategy.layout.size if strategy.algorithm.drift.downlink(strategy.state) is not None else 0
     rows = [
         (f"prompts of {len(layers)} selected layers, down", here, True),
@@ -221,7 +228,7 @@ def _traffic(strategy: PromptStrategy, model: PromptedModel) -> str:
         ("prompts of the other layers, down", elsewhere, False),
         ("prompts of the other layers, up", elsewhere, False),
     ]
-    whole = 2 * model.layout.size * size
+    whole = 2 * (here + elsewhere + head) * size
     return traffic_table([(name, n, n * size, travels) for name, n, travels in rows if n], whole)
 
 

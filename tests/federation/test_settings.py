@@ -211,7 +211,6 @@ def test_layers_by_hand_ascend_without_repeats(text: str, layers: tuple[int, ...
     assert layer_list(text) == layers
 
 
-@pytest.mark.xfail(strict=True, reason="str.isdigit accepts what int() refuses: layer_list then raises a ValueError")
 @pytest.mark.parametrize("text", ["²", "3,¹"])
 def test_digits_that_are_no_numbers_are_refused(text: str) -> None:
     assert refused({**defaults(), "layers": text}).key == "layers"
