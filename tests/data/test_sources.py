@@ -81,13 +81,13 @@ def test_subsets_are_stratified_and_keep_every_label(tmp_path: Path) -> None:
     assert count["2"] >= 1
     assert splits.test is not None
     assert len(splits.validation) == len(splits.test) == round(0.15 * 117) < 20  # in proportion to 80 of train
+    assert len(load_splits(path, test_examples=20).test or []) == 20
 
 
 @pytest.mark.parametrize("wanted", [3, 17, 50, 83, 111, 200])
 def test_a_subset_has_just_as_many_as_asked_for(tmp_path: Path, wanted: int) -> None:
     splits = load_splits(write(tmp_path / "a.jsonl", [0] * 300 + [1] * 96 + [2] * 4), train_examples=wanted)
     assert len(splits.train) == wanted
-    assert len(load_splits(path, test_examples=20).test or []) == 20
 
 
 def test_every_beginning_of_a_stratified_order_is_stratified() -> None:
