@@ -124,7 +124,7 @@ def local_update(
         blocks: the blocks of shared parameters whose squared gradients are averaged.
 
     Raises:
-        FloatingPointError: a loss that is not finite.
+        FloatingPointError: a loss, or parameters at the end, that are not finite.
     """
     x = rows.detach().clone()
     steps, loss_sum = 0, torch.zeros(len(x), dtype=torch.float64)
@@ -140,6 +140,8 @@ def local_update(
         optimizer.step(x, grad, d)
         steps += 1
         loss_sum += loss.to(torch.float64).cpu()
+    if not torch.isfinite(x).all():  # a finite loss may have a gradient that is not
+        raise FloatingPointError(f"parameters are not finite after step {steps}: try a lower learning-rate")
     divisor = max(1, steps)
     return LocalResult(x, steps, loss_sum / divisor, squares / divisor)
 

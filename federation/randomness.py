@@ -12,7 +12,8 @@ import numpy as np
 
 def generator(seed: int, *path: str | int) -> np.random.Generator:
     """A NumPy generator for one purpose, e.g. `generator(seed, "batches", client, round)`."""
-    digest = hashlib.sha256(repr((seed, *path)).encode()).digest()
+    plain = [part if isinstance(part, str) else int(part) for part in (seed, *path)]  # NumPy's integers print otherwise
+    digest = hashlib.sha256(repr(tuple(plain)).encode()).digest()
     return np.random.default_rng(np.frombuffer(digest, dtype=np.uint32))
 
 

@@ -22,7 +22,7 @@ from federation.grids import InProcessGrid
 from federation.settings import Scalar, defaults, parse
 from fedpeptao.errors import InputError
 from server_app.run import run
-from server_app.run_folder import FACTS, METRICS, SETTINGS, SUMMARY, read_history
+from server_app.run_folder import FACTS, METRICS, SETTINGS, SUMMARY, read_history, write_json
 
 KEPT = (METRICS, SUMMARY, SETTINGS, FACTS)
 MEASURES = {
@@ -87,20 +87,24 @@ def run_cells(grid: ComparisonGrid, seeds: Sequence[int]) -> None:
 def table(grid: ComparisonGrid) -> str:
     """Markdown: each measure at equal rounds and at equal bytes; mean over seeds, and each seed's figure.
 
-    Figures are those of the last evaluation over all clients at or before the round, or the bytes, that all methods reached.
+    Figures are those of the last evaluation over all clients at or before the round, or the bytes, that all methods
+    reached with that seed.
     """
     history = {
         (method, seed): [line for line in read_history(grid.cell(method, seed)) if _evaluated(line)]
         for method in grid.methods
         for seed in grid.seeds
     }
-    rounds = min(lines[-1]["round"] for lines in history.values())
-    size = min(lines[-1]["cumulative_bytes"] for lines in history.values())
+    reached = {
+        key: {seed: min(history[method, seed][-1][key] for method in grid.methods) for seed in grid.seeds}
+        for key in ("round", "cumulative_bytes")
+    }
+    rounds, size = min(reached["round"].values()), min(reached["cumulative_bytes"].values())
     columns = " | ".join(MEASURES.values())
     lines = [f"| method | at | MB | round | {columns} |", "|---" * (4 + len(MEASURES)) + "|"]
-    for name, key, limit in ((f"{rounds} rounds", "round", rounds), (f"{size / 1e6:.0f} MB", "cumulative_bytes", size)):
+    for name, key in ((f"{rounds} rounds", "round"), (f"{size / 1e6:.0f} MB", "cumulative_bytes")):
         for method in grid.methods:
-            found = [_last(history[method, seed], key, limit) for seed in grid.seeds]
+            found = [_last(history[method, seed], key, reached[key][seed]) for seed in grid.seeds]
             cells = [_spread([line[measure] for line in found]) for measure in MEASURES]
             spent = statistics.mean(line["cumulative_bytes"] for line in found) / 1e6
             at = ", ".join(sorted({str(line["round"]) for line in found}))
@@ -123,11 +127,10 @@ def _run_cell(flat: dict[str, Scalar], folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for name in KEPT:
             shutil.copy(Path(scratch) / "cell" / name, folder / name)
-        _write_settings(folder, flat)
-
-
-def _write_settings(folder: Path, flat: dict[str, Scalar]) -> None:
-    (folder / SETTINGS).write_text(json.dumps(flat, indent=2) + "\n", encoding="utf8")
+        summary = json.loads((folder / SUMMARY).read_text(encoding="utf8"))
+        summary.pop("paths")  # of the scratch folder
+        write_json(folder / SUMMARY, summary)
+        write_json(folder / SETTINGS, flat)
 
 
 def _same(folder: Path, flat: dict[str, Scalar]) -> bool:

@@ -175,7 +175,7 @@ def _process_facts() -> dict[str, object]:
             "python": platform.python_version(),
             **{package: metadata.version(package) for package in _PACKAGES},
         },
-        "platform": platform.platform(),
+        "platform": f"{platform.system()} {platform.machine()}",
         "cpu": _cpu(),
         "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "torch_threads": torch.get_num_threads(),

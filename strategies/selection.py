@@ -34,7 +34,7 @@ def batch_score(h: Tensor, mask: Tensor) -> float:
     mask = mask.to(torch.bool)
     first = mask.to(torch.int64).argmax(dim=1)
     rows = (torch.arange(h.shape[1], device=h.device) + first[:, None]) % h.shape[1]
-    h = (h.to(torch.float32) * mask[..., None]).gather(1, rows[..., None].expand_as(h))
+    h = torch.where(mask[..., None], h.to(torch.float32), 0.0).gather(1, rows[..., None].expand_as(h))
     flat = torch.nn.functional.normalize(h.flatten(1).to(torch.float64), dim=1)
     return spectrum_score(flat @ flat.T)
 

@@ -211,3 +211,13 @@ def test_a_loss_that_is_not_finite_stops_training(bad: float) -> None:
     given[1][1, 0] = bad
     with pytest.raises(FloatingPointError, match=r"step 2.*learning-rate"):
         local_update(start(2), given, given_gradient, SGD(ETA, 1))
+
+
+def test_parameters_that_end_not_finite_raise() -> None:
+    """A finite loss whose gradient is not: nothing of it may be kept."""
+
+    def losses(rows: Tensor, batch: int) -> Tensor:
+        return rows.clamp_min(0).sqrt().sum(dim=1)  # at 0 its value is 0, its slope infinite
+
+    with pytest.raises(FloatingPointError, match="not finite"):
+        local_update(torch.zeros(1, 2), [0], losses, SGD(0.1, 1.0))

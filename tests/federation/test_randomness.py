@@ -77,3 +77,7 @@ def test_torch_seeds_fit_and_follow_the_path() -> None:
     assert len(set(seeds)) == 50
     assert all(0 <= seed < 2**62 for seed in seeds)
     torch.Generator().manual_seed(max(seeds))
+
+
+def test_numpy_integers_name_the_same_stream() -> None:
+    assert generator(3, "batches", np.int64(7)).integers(2**62) == generator(3, "batches", 7).integers(2**62)

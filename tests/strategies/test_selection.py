@@ -206,3 +206,11 @@ def test_what_travels_is_the_selected_layers_and_the_head() -> None:
     layout = Layout((Entry("p0", 0, (2,)), Entry("w", None, (3,)), Entry("p1", 1, (2,)), Entry("p2", 2, (2,))))
     assert travelling_names(layout, (2, 0)) == ["p0", "w", "p2"]
     assert travelling_names(layout, ()) == ["w"]
+
+
+def test_what_stands_at_padding_does_not_matter() -> None:
+    h, mask = torch.randn(8, 5, 4, generator=torch.Generator().manual_seed(0)), torch.ones(8, 5)
+    mask[:, 3:] = 0
+    odd = h.clone()
+    odd[:, 3:] = float("nan")
+    assert batch_score(odd, mask) == batch_score(h, mask)

@@ -41,7 +41,9 @@ def strategy(nodes: dict[int, int] = ONE_EACH, per_round: int = 4, **changes: Sc
 
 
 def delta(client: int, server_round: int = 1) -> Tensor:
-    return 10000.0**client * torch.randn(LAYOUT.size, generator=torch.Generator().manual_seed(7 * client + server_round))
+    return 10000.0**client * torch.randn(
+        LAYOUT.size, generator=torch.Generator().manual_seed(7 * client + server_round)
+    )
 
 
 def reply(client: int, server_round: int = 1) -> TrainReply:
