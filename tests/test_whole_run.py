@@ -50,6 +50,9 @@ def test_another_seed_gives_other_bits(make_flat: MakeFlat) -> None:
     one, two = go(make_flat()), go(make_flat(seed=1))
     assert one.parameters.keys() == two.parameters.keys()
     assert all(not torch.equal(one.parameters[name], two.parameters[name]) for name in one.parameters)
+    sizes = [[client["examples"] for client in ran.summary["clients"].values()] for ran in (one, two)]
+    assert sizes[0] != sizes[1]  # who holds what follows from the seed too
+    assert one.lines[1]["clients"] != two.lines[1]["clients"]
 
 
 # -- what travels ------------------------------------------------------------------------------------------
