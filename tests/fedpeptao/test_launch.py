@@ -13,6 +13,7 @@ import pytest
 
 from federation.settings import Settings, defaults, parse
 from fedpeptao import launch
+from fedpeptao.console import RUN_FOLDER
 
 CHECKOUT = Path(launch.__file__).resolve().parent.parent
 FAKE_FLWR = """#!{python}
@@ -193,7 +194,10 @@ def test_the_hub_is_off_only_where_nothing_is_needed_from_it(changes: dict[str, 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signals_stop_everything_and_a_second_one_changes_nothing(stage: Path, number: int, status: int) -> None:
-    play(stage, [OURS], wait=True)
+    folder = stage / "run"
+    folder.mkdir()
+    (folder / "metrics.jsonl").write_text('{"round": 1}\n', encoding="utf8")
+    play(stage, [OURS.replace("round 1", f"{RUN_FOLDER}{folder}"), OURS], wait=True)
     script = (
         "import sys, sysconfig, platformdirs; from pathlib import Path; from fedpeptao import launch; "
         "from federation.settings import defaults, parse; "
@@ -210,8 +214,10 @@ def test_signals_stop_everything_and_a_second_one_changes_nothing(stage: Path, n
         command.send_signal(number)
         time.sleep(0.05)
         command.send_signal(number)
-        out, error = command.communicate(timeout=20)
+        out, error = command.communicate(timeout=60)
     assert command.returncode == status, error
-    assert "stopped; the run folder holds every finished round" in error
+    assert "stopped\n" in error
+    assert f"{folder} holds 1 finished rounds" in error
+    assert json.loads((folder / "summary.json").read_text(encoding="utf8"))["status"] == "interrupted"
     assert "Traceback" not in out + error
     assert left_over(stage) == []
