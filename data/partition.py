@@ -121,4 +121,4 @@ def check(splits: Splits, clients: int, kind: str, alpha: float, min_examples: i
             f"{len(splits.train)} training and {len(splits.validation)} validation examples are too few for at least "
             f"{min_examples} and 1 each"
         )
-        raise InputError("clients", clients, problem, f"Give at most {most}, or more data")
+        raise InputError("clients", clients, problem, f"Give {f'at most {most}, or ' if most else ''}more data")

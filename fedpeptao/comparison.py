@@ -143,7 +143,11 @@ def _evaluated(line: dict[str, Any]) -> bool:
 
 
 def _last(lines: list[dict[str, Any]], key: str, limit: float) -> dict[str, Any]:
-    return [line for line in lines if line[key] <= limit][-1]
+    within = [line for line in lines if line[key] <= limit]
+    if not within:
+        mend = "Evaluate more often, or give the cheapest method more rounds"
+        raise InputError("evaluate-every", lines[0]["round"], f"no evaluation by {key} = {limit:g}", mend)
+    return within[-1]
 
 
 def _spread(figures: list[float]) -> str:

@@ -101,26 +101,26 @@ def round_header() -> str:
 
 
 def round_line(metrics: Mapping[str, Any], rounds: int) -> str:
-    """One line of metrics.jsonl, for people; failed and missing clients are counted and named, while there is room."""
+    """One line of metrics.jsonl, for people; below it who failed, and why, and who did not answer."""
     place = f"{metrics['round']}/{rounds}"
+    everybody = _number(metrics, "all_personalised_accuracy", 3)
     line = (
         f"{place:>9}  {_number(metrics, 'train_loss', 4):>10}  {_number(metrics, 'personalised_accuracy', 3):>12}"
         f"  {_number(metrics, 'global_accuracy', 3):>6}  {bytes_text(metrics.get('down_bytes')):>8}"
         f"  {bytes_text(metrics.get('up_bytes')):>8}  {_number(metrics, 'seconds', 1):>7}"
+        f"{'' if everybody == '-' else f'  all clients {everybody}'}"
     )
-    notes = "; ".join(_round_notes(metrics))
-    return _clip(f"{line}  {notes}".rstrip())
+    return "\n".join([line, *(_clip(f"{'':>11}{note}") for note in _round_notes(metrics))])
 
 
 def _round_notes(metrics: Mapping[str, Any]) -> list[str]:
     notes = []
-    if metrics.get("all_personalised_accuracy") is not None:
-        notes.append(f"all clients {_number(metrics, 'all_personalised_accuracy', 3)}")
     for key, what in _NOTED.items():
         if clients := metrics.get(key):
-            notes.append(f"{len(clients)} {what}: {', '.join(map(str, clients))}")
-    for reason in [*(metrics.get("failed") or {}).values()][:1]:
-        notes.append(" ".join(str(reason).split()))
+            named = [str(client) for client in clients]
+            if isinstance(clients, Mapping):
+                named = [f"{client} ({' '.join(str(reason).split())})" for client, reason in clients.items()]
+            notes.append(f"{len(clients)} {what}: {', '.join(named)}")
     return notes
 
 

@@ -132,27 +132,28 @@ def test_round_0_has_dashes_for_what_there_is_not_yet() -> None:
     assert round_line(line, 20) == "     0/20           -             -   0.125         -         -        -"
 
 
-def test_failed_and_missing_clients_are_counted_and_named() -> None:
-    several = {**LINE, "failed": {"17": "x", "4": "y"}, "missing": [5]}
-    assert round_line(several, 20).endswith("9.9  2 failed: 17, 4; 1 missing: 5; x")
+def test_failed_and_missing_clients_are_counted_and_named_below() -> None:
+    several = {**LINE, "failed": {"17": "RuntimeError:\n boom", "4": "y"}, "missing": [5]}
+    assert round_line(several, 20).splitlines()[1:] == [
+        "           2 failed: 17 (RuntimeError: boom), 4 (y)",
+        "           1 missing: 5",
+    ]
 
 
-def test_the_first_reason_stands_in_the_line() -> None:
-    line = {**LINE, "failed": {"17": "RuntimeError:\n boom"}}
-    assert round_line(line, 20).endswith("9.9  1 failed: 17; RuntimeError: boom")
-
-
-def test_a_round_line_stays_below_110_columns_and_counts_first() -> None:
+def test_notes_stay_below_110_columns_and_count_first() -> None:
     line = {**LINE, "failed": {str(client): "boom" for client in range(100)}}
-    text = round_line(line, 20)
-    assert len(text) == 109
-    assert "  100 failed: 0, 1, 2," in text
-    assert text.endswith("...")
+    note = round_line(line, 20).splitlines()[1]
+    assert len(note) == 109
+    assert note.startswith("           100 failed: 0 (boom), 1 (boom),")
+    assert note.endswith("...")
 
 
-def test_an_evaluation_over_all_clients_is_shown() -> None:
+def test_an_evaluation_over_all_clients_is_shown_and_who_was_missing_in_it() -> None:
     line = {**LINE, "all_personalised_accuracy": 0.6624, "evaluation_missing": [8]}
-    assert round_line(line, 20).endswith("  all clients 0.662; 1 missing in...")
+    first, second = round_line(line, 20).splitlines()
+    assert first.endswith("9.9  all clients 0.662")
+    assert second.startswith("           1 missing in ")
+    assert second.endswith(": 8")
 
 
 def test_summary_of_a_completed_run() -> None:

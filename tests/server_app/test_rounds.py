@@ -151,8 +151,8 @@ def test_a_client_that_raises_is_counted_and_named_and_the_round_goes_on(
     assert first["failed"] == {"3": "ValueError: client 3 is tired"}
     assert (first["accepted"], second["accepted"], second["failed"]) == (4, 5, {})
     assert ran.summary["status"] == "completed"
-    (line,) = [text for text in shown if text.strip().startswith("1/2")]
-    assert "1 failed: 3; ValueError" in line
+    (place,) = [number for number, text in enumerate(shown) if text.strip().startswith("1/2")]
+    assert "1 failed: 3 (ValueError: client 3 is tired)" in "\n".join(shown[place : place + 2])
 
 
 def test_its_state_is_not_lost_by_it(make_flat: MakeFlat, monkeypatch: pytest.MonkeyPatch) -> None:
