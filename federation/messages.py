@@ -51,8 +51,8 @@ class RollCallReply:
 
 
 @dataclass(frozen=True)
-class Ask:
-    """A round's question to one node: train, or evaluate, these clients from these parameters.
+class AskHeader:
+    """The part of a round's question that can be read before the names are known: they follow from labels and layers.
 
     Attributes:
         run: the run's name; names the folder of a client's state.
@@ -62,9 +62,6 @@ class Ask:
         clients: whom the message is for.
         accepted: per client, the last round in which its reply was accepted; 0 for never.
         epoch: of the control variates.
-        shared: x over the names that travel, [R].
-        control: c, [R]; None without device correction.
-        second_moments: vbar per block; None unless shared and known.
     """
 
     run: str
@@ -74,6 +71,18 @@ class Ask:
     clients: tuple[int, ...]
     accepted: tuple[int, ...]
     epoch: int
+
+
+@dataclass(frozen=True)
+class Ask(AskHeader):
+    """A round's question to one node: train, or evaluate, these clients from these parameters.
+
+    Attributes:
+        shared: x over the names that travel, [R].
+        control: c, [R]; None without device correction.
+        second_moments: vbar per block; None unless shared and known.
+    """
+
     shared: Tensor
     control: Tensor | None = None
     second_moments: Tensor | None = None
@@ -126,16 +135,3 @@ class EvaluateReply:
     round: int
     fault: str = ""
     evaluation: Evaluation = field(default_factory=Evaluation)
-
-
-@dataclass(frozen=True)
-class AskHeader:
-    """The part of a message that can be read before the names are known: they follow from labels and layers."""
-
-    run: str
-    round: int
-    labels: tuple[str, ...]
-    layers: tuple[int, ...]
-    clients: tuple[int, ...]
-    accepted: tuple[int, ...]
-    epoch: int

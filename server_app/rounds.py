@@ -18,7 +18,8 @@ from fedpeptao.errors import RunError
 from server_app.console import round_header, round_line, say
 from server_app.run_folder import RunFolder
 from strategies.fedpeptao import State
-from strategies.shell import Outcome, PromptStrategy
+from strategies.roster import Outcome
+from strategies.shell import PromptStrategy
 
 Line = dict[str, Any]
 

@@ -33,8 +33,9 @@ from server_app.rounds import Rounds, pooled_personalised, pooled_shared
 from server_app.run_folder import RunFolder
 from strategies.build import build
 from strategies.fedpeptao import State
+from strategies.roster import Roster
 from strategies.selection import travelling_names
-from strategies.shell import PromptStrategy, Roster
+from strategies.shell import PromptStrategy
 
 Summary = dict[str, Any]
 

@@ -18,7 +18,8 @@ from federation.settings import Scalar
 from models.layout import Entry, Layout
 from strategies.build import build
 from strategies.fedpeptao import State, Update
-from strategies.shell import Outcome, PromptStrategy, Roster
+from strategies.roster import Outcome, Roster
+from strategies.shell import PromptStrategy
 from tests.strategies.quadratics import settings
 
 LAYOUT = Layout((Entry("prompt.1", 1, (2, 1, 2, 3)), Entry("head.w", None, (2, 3))))
