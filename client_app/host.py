@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from client_app.local_update import SGD, Adam, DeviceOptimizer, Losses, SharedAdam, local_update
+from client_app.local_update import SGD, Adam, DeviceOptimizer, SharedAdam, local_update
 from client_app.state import ClientState, StateStore
 from data.batches import Encoded, length_batches, score_batches
 from federation import resources
 from federation.codec import make_codec, rounded
-from federation.evaluation import Counts, batch_inputs, count, targets
+from federation.evaluation import Counts, batch_inputs, count, losses_on
 from federation.messages import Ask, EvaluateReply, Evaluation, RollCallReply, TrainReply
 from federation.randomness import generator, torch_seed
 from federation.settings import Settings
@@ -39,12 +39,11 @@ def roll_call(settings: Settings, client: int, score: bool) -> RollCallReply:
     train, validation = _shard(settings, client)
     if not len(train):
         return RollCallReply(client, fault="it has no training examples")
-    local = settings.local
     return RollCallReply(
         client=client,
         examples=len(train),
         validation_examples=len(validation),
-        steps=local.local_epochs * -(-len(train) // local.batch_size),
+        steps=settings.local.steps(len(train)),
         labels=sorted(set(train.labels)),
         data=resources.splits(settings).sha256,
         scores=layer_scores(settings, client, train) if score else [],
@@ -67,9 +66,11 @@ class Start:
     """Where a client goes on from: the model, its rows, and the state of the last accepted round.
 
     Attributes:
+        model: with prompts on all layers that this client has some on.
         layout: the model's parameters, those that travel first.
         shared: R_s, how many travel.
         row: x_i, [R] float32.
+        initial: the shared model: what was received, and the common initial values elsewhere, [R] float32.
         control: c_i, [R_s]; zeros where there is none of this epoch.
         state_round: the round of that state; 0 for a new one.
     """
@@ -130,7 +131,7 @@ def train(settings: Settings, ask: Ask, client: int, accepted: int, store: State
         result = local_update(
             begun.row[None].to(device),
             _batches(settings, train_shard, client, ask.round),
-            _losses(begun, train_shard, ask.labels),
+            losses_on(begun.model, train_shard, ask.labels, begun.layout),
             device_optimizer(settings, ask, blocks, device),
             d,
             blocks if shared_moments else (),
@@ -174,18 +175,6 @@ def device_optimizer(settings: Settings, ask: Ask, blocks: Sequence[slice], devi
     sizes = torch.tensor([block.stop - block.start for block in blocks])
     vbar = ask.second_moments.repeat_interleave(sizes).to(device)
     return SharedAdam(local.learning_rate, local.weight_decay, local.clip_norm, vbar)
-
-
-def _losses(begun: Start, shard: Encoded, labels: Sequence[str]) -> Losses[list[int]]:
-    """The model as a function from (rows [1, R], numbers of examples) to a mean cross-entropy [1]."""
-    wanted = targets(shard, labels).to(begun.model.backbone.device)
-
-    def losses(rows: Tensor, batch: list[int]) -> Tensor:
-        begun.model.bind(rows, begun.layout)
-        logits = begun.model.logits(batch_inputs(begun.model.backbone, shard, batch))
-        return torch.nn.functional.cross_entropy(logits, wanted[batch])[None]
-
-    return losses
 
 
 def _batches(settings: Settings, shard: Encoded, client: int, round_number: int) -> Iterator[list[int]]:

@@ -1,8 +1,8 @@
-"""How many examples a model gets right, and at what loss: the same code on devices and on the server."""
+"""How many examples a model gets right, and at what loss: the same code on devices, on the server and for the ceiling."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from data.batches import Encoded, pad
 from models.backbone import Backbone
+from models.layout import Layout
 from models.prompted import PromptedModel
 
 
@@ -43,6 +44,20 @@ def targets(encoded: Encoded, labels: Sequence[str]) -> Tensor:
     if unknown:
         raise ValueError(f"labels that are not among the run's classes: {', '.join(unknown[:5])}")
     return torch.tensor([number[label] for label in encoded.labels], dtype=torch.long)
+
+
+def losses_on(
+    model: PromptedModel, encoded: Encoded, labels: Sequence[str], layout: Layout | None = None
+) -> Callable[[Tensor, Sequence[int]], Tensor]:
+    """The model as a function from (rows [1, R] in the order of layout, numbers of examples) to their mean cross-entropy [1]."""
+    wanted = targets(encoded, labels).to(model.backbone.device)
+
+    def losses(rows: Tensor, batch: Sequence[int]) -> Tensor:
+        model.bind(rows, layout)
+        logits = model.logits(batch_inputs(model.backbone, encoded, batch))
+        return torch.nn.functional.cross_entropy(logits, wanted[batch])[None]
+
+    return losses
 
 
 @torch.no_grad()

@@ -141,6 +141,10 @@ class LocalSettings:
     weight_decay: float = _at_least(0)
     clip_norm: float = _above(0)
 
+    def steps(self, examples: int) -> int:
+        """K_i of a client with so many examples: E ceil(n_i / batch size)."""
+        return self.local_epochs * -(-examples // self.batch_size)
+
 
 @dataclass(frozen=True)
 class ServerSettings:

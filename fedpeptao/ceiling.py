@@ -10,14 +10,11 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from client_app.local_update import Adam, local_update
 from data.batches import Encoded, length_batches
 from data.sources import order_labels
 from federation import resources
-from federation.evaluation import batch_inputs, count, targets
+from federation.evaluation import count, losses_on
 from federation.randomness import generator
 from federation.settings import Settings
 from models.prompted import PromptedModel
@@ -28,10 +25,10 @@ PROGRESS_S = 10.0
 
 def federated_steps(settings: Settings) -> int:
     """Optimiser steps that a federated run of these settings takes in all: the sum of K_i over its rounds and sampled clients."""
-    federation, local = settings.federation, settings.local
+    federation = settings.federation
     sizes = [len(rows) for rows in resources.shards(settings).train]
     return sum(
-        local.local_epochs * -(-sizes[client] // local.batch_size)
+        settings.local.steps(sizes[client])
         for server_round in range(1, federation.rounds + 1)
         for client in sample_clients(
             range(federation.clients), federation.clients_per_round, generator(federation.seed, "sample", server_round)
@@ -50,19 +47,12 @@ def train_centrally(settings: Settings, quiet: bool = False) -> dict[str, Any]:
     model = resources.prompted(settings, tuple(range(backbone.num_layers)), len(labels))
     steps, started = federated_steps(settings), time.monotonic()
     local = settings.local
-    wanted = targets(data.train, labels).to(backbone.device)
-
-    def losses(rows: Tensor, batch: list[int]) -> Tensor:
-        model.bind(rows)
-        logits = model.logits(batch_inputs(backbone, data.train, batch))
-        return torch.nn.functional.cross_entropy(logits, wanted[batch])[None]
-
     batches = _batches(settings, data.train, steps)
     if not quiet:
         batches = _with_progress(batches, steps)
     start = model.initial(settings.federation.seed, settings.model.prompt_init_std)[None].to(backbone.device)
     optimizer = Adam(local.learning_rate, local.weight_decay, local.clip_norm)
-    result = local_update(start, batches, losses, optimizer)
+    result = local_update(start, batches, losses_on(model, data.train, labels), optimizer)
     model.bind(result.rows)
     return {
         "steps": steps,

@@ -9,12 +9,7 @@ from typing import Any
 
 from server_app import plots
 from server_app.console import say
-from server_app.run_folder import SUMMARY, RunFolder, read_history, write_json
-
-
-def finish(folder: RunFolder, summary: Mapping[str, Any]) -> dict[str, Any]:
-    """Completes the summary from the rounds' lines, writes it, and draws the plots."""
-    return close(folder.path, summary)
+from server_app.run_folder import SUMMARY, read_history, write_json
 
 
 def close_interrupted(path: Path) -> dict[str, Any]:
@@ -22,11 +17,11 @@ def close_interrupted(path: Path) -> dict[str, Any]:
     known = _read(path / SUMMARY)
     if known.get("status") not in (None, "running"):
         return known
-    return close(path, {**known, "status": "interrupted"})
+    return finish(path, {**known, "status": "interrupted"})
 
 
-def close(path: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
-    """Writes summary.json and the plots of a folder; returns the whole summary."""
+def finish(path: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Completes the summary from the rounds' lines, writes it, and draws the plots; returns the whole summary."""
     lines = read_history(path)
     known = {**_read(path / SUMMARY), **summary}
     last = next((line for line in reversed(lines) if line.get("global_accuracy") is not None), {})

@@ -92,9 +92,12 @@ def test_the_servers_own_close_keeps_what_was_known_and_adds_the_end(tmp_path: P
     folder.write_summary({**KNOWN, "status": "running"})
     folder.append(line(0, global_accuracy=0.1))
     folder.append(line(1, train_loss=1.0))
-    summary = finish(folder, {"status": "failed", "seconds": 3.5})
+    summary = finish(folder.path, {"status": "failed", "seconds": 3.5})
     folder.close()
     assert {key: summary[key] for key in KNOWN} == KNOWN
     assert (summary["status"], summary["seconds"], summary["rounds"]) == ("failed", 3.5, 1)
     assert summary["final"]["global_round"] == 0
-    assert finish(folder, {"status": "completed", "final": {"shared_accuracy": 0.5}})["final"]["shared_accuracy"] == 0.5
+    assert (
+        finish(folder.path, {"status": "completed", "final": {"shared_accuracy": 0.5}})["final"]["shared_accuracy"]
+        == 0.5
+    )
