@@ -13,10 +13,11 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from client_app import host
+from client_app.curvature import spectrum_of
 from client_app.state import DiskStore, StateStore
 from federation import records, resources
 from federation.codec import Codec, make_codec
-from federation.messages import Ask, EvaluateReply, MessageError, RollCallReply, TrainReply
+from federation.messages import Ask, CurvatureReply, EvaluateReply, MessageError, RollCallReply, TrainReply
 from federation.run_paths import state_folder
 from federation.settings import Settings, parse
 from models.layout import Layout
@@ -66,6 +67,19 @@ def evaluate(message: Message, context: Context) -> Message:
         lambda client, why: EvaluateReply(client, ask.round, fault=why),
     )
     return Message(records.encode_evaluate_replies(replies), reply_to=message)
+
+
+@app.query("curvature")
+def curvature(message: Message, context: Context) -> Message:
+    """The spectrum of each named client's Hessian at what the message holds."""
+    settings = _settings(context)
+    ask, _, _, _ = _open(message, settings, context)
+    replies = _answers(
+        ask.clients,
+        lambda client: spectrum_of(settings, ask, client),
+        lambda client, why: CurvatureReply(client, ask.round, fault=why),
+    )
+    return Message(records.encode_curvature_replies(replies), reply_to=message)
 
 
 def _settings(context: Context) -> Settings:

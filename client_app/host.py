@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from client_app.local_update import SGD, Adam, DeviceOptimizer, SharedAdam, local_update
+from client_app.local_update import SGD, Adam, DeviceOptimizer, Moments, Pull, SharedAdam, local_update
 from client_app.state import ClientState, StateStore
 from data.batches import Encoded, length_batches, score_batches
 from federation import resources
@@ -36,7 +36,7 @@ def clients_of_node(clients: int, node: int, nodes: int) -> list[int]:
 
 def roll_call(settings: Settings, client: int, score: bool) -> RollCallReply:
     """n_i, K_i, labels, data hash, and the scores of section 2.1 if asked."""
-    train, validation = _shard(settings, client)
+    train, validation = shard_of(settings, client)
     if not len(train):
         return RollCallReply(client, fault="it has no training examples")
     return RollCallReply(
@@ -72,6 +72,7 @@ class Start:
         row: x_i, [R] float32.
         initial: the shared model: what was received, and the common initial values elsewhere, [R] float32.
         control: c_i, [R_s]; zeros where there is none of this epoch.
+        moments: Adam's, to go on with; None to start anew.
         state_round: the round of that state; 0 for a new one.
     """
 
@@ -81,6 +82,7 @@ class Start:
     row: Tensor
     initial: Tensor
     control: Tensor
+    moments: Moments | None
     state_round: int
 
 
@@ -88,22 +90,25 @@ def start(settings: Settings, ask: Ask, client: int, accepted: int, store: State
     """Two-phase: the store commits or drops what is pending, as the server's last accepted round says."""
     model = resources.prompted(settings, ask.layers, len(ask.labels))
     layout = model.layout.first(travelling_names(model.layout, ask.layers))
-    initial = layout.flatten(
-        model.layout.unflatten(model.initial(settings.federation.seed, settings.model.prompt_init_std))
-    )
-    shared = len(ask.shared)
-    state = store.resume(client, accepted)
-    local = initial[shared:] if state is None else state.local
-    control = state.control if state is not None and state.epoch == ask.epoch else torch.zeros(shared)
+    values = model.layout.unflatten(model.initial(settings.federation.seed, settings.model.prompt_init_std))
+    travelling = travelling_layout(settings, ask.layers, len(ask.labels)).unflatten(ask.shared)
+    state = store.resume(client, accepted) or ClientState(0, ask.epoch, {})
+    own = {name: value for name, value in state.local.items() if name in layout.names}
+    control = state.control if state.epoch == ask.epoch else None
     return Start(
         model=model,
         layout=layout,
-        shared=shared,
-        row=torch.cat([ask.shared, local]),
-        initial=torch.cat([ask.shared, initial[shared:]]),
-        control=control,
-        state_round=0 if state is None else state.round,
+        shared=len(ask.shared),
+        row=layout.flatten({**values, **own, **travelling}),
+        initial=layout.flatten({**values, **travelling}),
+        control=torch.zeros(len(ask.shared)) if control is None else control,
+        moments=_moments(state, model.backbone.device) if state.warm_up == ask.warm_up else None,
+        state_round=state.round,
     )
+
+
+def _moments(state: ClientState, device: torch.device) -> Moments | None:
+    return None if state.moments is None else Moments(state.steps, *state.moments[:, None].to(device))
 
 
 def travelling_layout(settings: Settings, layers: tuple[int, ...], labels: int) -> Layout:
@@ -119,12 +124,13 @@ def train(settings: Settings, ask: Ask, client: int, accepted: int, store: State
         FloatingPointError: training diverged.
     """
     begun = start(settings, ask, client, accepted, store)
-    train_shard, validation_shard = _shard(settings, client)
+    train_shard, validation_shard = shard_of(settings, client)
     evaluation = _evaluate(settings, begun, validation_shard, ask.labels, shared_too=False)
     device = begun.model.backbone.device
     d = None if ask.control is None else (ask.control - begun.control)[None].to(device)
     blocks = begun.layout.select(travelling_names(begun.model.layout, ask.layers)).blocks
-    shared_moments = settings.local.device_second_moment == "shared"
+    shared_moments = settings.local.device_second_moment == "shared" and not ask.warm_up
+    optimizer = device_optimizer(settings, ask, blocks, device, begun.moments)
     torch.manual_seed(torch_seed(settings.federation.seed, "dropout", client, ask.round))
     begun.model.backbone.train(True)
     try:
@@ -132,19 +138,24 @@ def train(settings: Settings, ask: Ask, client: int, accepted: int, store: State
             begun.row[None].to(device),
             _batches(settings, train_shard, client, ask.round),
             losses_on(begun.model, train_shard, ask.labels, begun.layout),
-            device_optimizer(settings, ask, blocks, device),
+            optimizer,
             d,
             blocks if shared_moments else (),
+            _pull(settings, ask, begun.shared),
         )
     finally:
         begun.model.backbone.train(False)
         begun.model.unbind()
     row = result.rows[0].cpu()
     delta = rounded(make_codec(settings.server.precision), ask.shared - row[: begun.shared])
-    control = begun.control
+    control = None
     if ask.control is not None:
-        control = control + delta / (result.steps * settings.local.learning_rate) - ask.control
-    store.keep(client, ClientState(ask.round, ask.epoch, row[begun.shared :], control))
+        control = begun.control + delta / (result.steps * settings.local.learning_rate) - ask.control
+    kept = ClientState(ask.round, ask.epoch, _staying(begun, ask, row), control, warm_up=ask.warm_up)
+    if not settings.local.restart_moments and isinstance(optimizer, Adam):
+        moments = optimizer.moments
+        kept = replace(kept, moments=torch.cat([moments.m, moments.v]).cpu(), steps=moments.t)
+    store.keep(client, kept)
     return TrainReply(
         client=client,
         round=ask.round,
@@ -161,20 +172,34 @@ def train(settings: Settings, ask: Ask, client: int, accepted: int, store: State
 def evaluate(settings: Settings, ask: Ask, client: int, accepted: int, store: StateStore) -> EvaluateReply:
     """Its evaluation shard, with its own prompts and with the shared model."""
     begun = start(settings, ask, client, accepted, store)
-    _, validation_shard = _shard(settings, client)
+    _, validation_shard = shard_of(settings, client)
     return EvaluateReply(client, ask.round, "", _evaluate(settings, begun, validation_shard, ask.labels, True))
 
 
-def device_optimizer(settings: Settings, ask: Ask, blocks: Sequence[slice], device: torch.device) -> DeviceOptimizer:
-    """A fresh one for this round."""
+def _staying(begun: Start, ask: Ask, row: Tensor) -> dict[str, Tensor]:
+    """The prompts to keep: those of layers outside S; in a warm-up round, when S is not known yet, all."""
+    layers = () if ask.warm_up else ask.layers
+    stay = {entry.name for entry in begun.layout.entries if entry.layer is not None and entry.layer not in layers}
+    return {name: value for name, value in begun.layout.unflatten(row).items() if name in stay}
+
+
+def _pull(settings: Settings, ask: Ask, shared: int) -> Pull | None:
+    mu = 0.0 if ask.warm_up else settings.local.proximal
+    return Pull(mu, shared) if mu else None
+
+
+def device_optimizer(
+    settings: Settings, ask: Ask, blocks: Sequence[slice], device: torch.device, moments: Moments | None = None
+) -> DeviceOptimizer:
+    """One for this round; moments: to go on with, None for a fresh start."""
     local = settings.local
     if local.device_optimizer == "sgd":
         return SGD(local.learning_rate, local.clip_norm)
     if ask.second_moments is None:  # not shared, or the first round: the device's own v
-        return Adam(local.learning_rate, local.weight_decay, local.clip_norm)
+        return Adam(local.learning_rate, local.weight_decay, local.clip_norm, moments)
     sizes = torch.tensor([block.stop - block.start for block in blocks])
     vbar = ask.second_moments.repeat_interleave(sizes).to(device)
-    return SharedAdam(local.learning_rate, local.weight_decay, local.clip_norm, vbar)
+    return SharedAdam(local.learning_rate, local.weight_decay, local.clip_norm, vbar, moments)
 
 
 def _batches(settings: Settings, shard: Encoded, client: int, round_number: int) -> Iterator[list[int]]:
@@ -200,6 +225,7 @@ def _evaluate(settings: Settings, begun: Start, shard: Encoded, labels: Sequence
     return Evaluation(own.examples, own.correct, own.loss_sum, together.correct, together.loss_sum)
 
 
-def _shard(settings: Settings, client: int) -> tuple[Encoded, Encoded]:
+def shard_of(settings: Settings, client: int) -> tuple[Encoded, Encoded]:
+    """A client's training and evaluation examples."""
     data, rows = resources.tokenised(settings), resources.shards(settings)
     return data.train.select(rows.train[client]), data.validation.select(rows.validation[client])

@@ -5,6 +5,7 @@
     SGD:          x_i <- x_i - eta clip( grad + d )
     Adam:         g = clip( grad ) ;  x_i <- x_i - eta ( mhat/(sqrt(vhat) + eps) + wd x_i ) ;  x_i <- x_i - eta d
     Adam, shared: g = clip( grad + sqrt(vbar) d ) ;  x_i <- x_i - eta ( mhat/(sqrt(vbar) + eps) + wd x_i )
+    proximal:     grad <- grad + mu ( x_i - x ) on the shared part             (FedProx, arXiv 1812.06127)
 
 It works on a stack [C, R] of parameter vectors: C clients, each with its own gradient, clipping and moments; of the R
 parameters those that travel come first. The model appears only as a function from such a stack to one loss per client.
@@ -44,13 +45,21 @@ class SGD:
         x.sub_(clip(_plus(grad, d), self.clip_norm), alpha=self.eta)
 
 
+@dataclass(frozen=True)
+class Moments:
+    """Adam's, over a stack [C, R]; t: the steps behind them. A round begins with none, unless restart-moments = false."""
+
+    t: int
+    m: Tensor
+    v: Tensor
+
+
 class Adam:
     """Adam with decoupled weight decay (AdamW), and the correction after the step."""
 
-    def __init__(self, eta: float, weight_decay: float, clip_norm: float) -> None:
+    def __init__(self, eta: float, weight_decay: float, clip_norm: float, moments: Moments | None = None) -> None:
         self.eta, self.weight_decay, self.clip_norm = eta, weight_decay, clip_norm
-        self.t = 0
-        self.m = self.v = torch.zeros(())
+        self.moments = moments or Moments(0, torch.zeros(()), torch.zeros(()))
 
     def step(self, x: Tensor, grad: Tensor, d: Tensor | None) -> None:
         """x <- x - eta (mhat/(sqrt(vhat) + eps) + wd x), then x <- x - eta d on the shared part."""
@@ -60,10 +69,11 @@ class Adam:
             x[:, : d.shape[1]].sub_(d, alpha=self.eta)
 
     def _moments(self, g: Tensor) -> tuple[Tensor, Tensor]:
-        self.t += 1
-        self.m = BETA_1 * self.m + (1 - BETA_1) * g
-        self.v = BETA_2 * self.v + (1 - BETA_2) * g * g
-        return self.m / (1 - BETA_1**self.t), self.v / (1 - BETA_2**self.t)
+        t = self.moments.t + 1
+        m = BETA_1 * self.moments.m + (1 - BETA_1) * g
+        v = BETA_2 * self.moments.v + (1 - BETA_2) * g * g
+        self.moments = Moments(t, m, v)
+        return m / (1 - BETA_1**t), v / (1 - BETA_2**t)
 
 
 class SharedAdam(Adam):
@@ -75,8 +85,10 @@ class SharedAdam(Adam):
         vbar: [shared], each block's number repeated over the block.
     """
 
-    def __init__(self, eta: float, weight_decay: float, clip_norm: float, vbar: Tensor) -> None:
-        super().__init__(eta, weight_decay, clip_norm)
+    def __init__(
+        self, eta: float, weight_decay: float, clip_norm: float, vbar: Tensor, moments: Moments | None = None
+    ) -> None:
+        super().__init__(eta, weight_decay, clip_norm, moments)
         self.root = vbar.sqrt()
 
     def step(self, x: Tensor, grad: Tensor, d: Tensor | None) -> None:
@@ -86,6 +98,14 @@ class SharedAdam(Adam):
         root = v_hat.sqrt()
         root[:, : self.root.shape[0]] = self.root
         x.sub_(m_hat / (root + EPS) + self.weight_decay * x, alpha=self.eta)
+
+
+@dataclass(frozen=True)
+class Pull:
+    """The proximal term: mu/2 times the squared distance of the first `shared` parameters to where they started."""
+
+    mu: float
+    shared: int
 
 
 @dataclass(frozen=True)
@@ -112,6 +132,7 @@ def local_update(
     optimizer: DeviceOptimizer,
     d: Tensor | None = None,
     blocks: Sequence[slice] = (),
+    pull: Pull | None = None,
 ) -> LocalResult:
     """Trains a stack of clients on as many batches as there are.
 
@@ -122,6 +143,7 @@ def local_update(
         optimizer: fresh for this round.
         d: c - c_i, [C, shared].
         blocks: the blocks of shared parameters whose squared gradients are averaged.
+        pull: FedProx's, back to the start.
 
     Raises:
         FloatingPointError: a loss, or parameters at the end, that are not finite.
@@ -137,6 +159,8 @@ def local_update(
             )
         for b, block in enumerate(blocks):
             squares[:, b] += grad[:, block].to(torch.float64).square().mean(dim=1).cpu()
+        if pull is not None:
+            grad = _plus(grad, pull.mu * (x - rows)[:, : pull.shared])
         optimizer.step(x, grad, d)
         steps += 1
         loss_sum += loss.to(torch.float64).cpu()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -18,6 +19,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 logger = logging.getLogger(__name__)
+_LOCAL = "local."
 
 
 @dataclass(frozen=True)
@@ -27,14 +29,20 @@ class ClientState:
     Attributes:
         round: the round that made it.
         epoch: of its control variate.
-        local: the parameters that never travel, [R_local] float32.
-        control: c_i over those that do, [R] float32.
+        local: prompts by name, float32: those that do not travel; after a warm-up round all, since any may stay here later.
+        control: c_i over the parameters that travel, [R] float32; None without device correction.
+        moments: Adam's m and v over all that the client trains, [2, R] float32; None where they start anew each round.
+        steps: optimiser steps behind the moments.
+        warm_up: made in a warm-up round, whose moments do not go on after the selection.
     """
 
     round: int
     epoch: int
-    local: Tensor
-    control: Tensor
+    local: Mapping[str, Tensor]
+    control: Tensor | None = None
+    moments: Tensor | None = None
+    steps: int = 0
+    warm_up: bool = False
 
 
 class StateStore(Protocol):
@@ -76,23 +84,33 @@ class DiskStore:
         path = self._path(client, "pending")
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(".tmp")
-        tensors = {
-            "local": state.local.detach().cpu().contiguous(),
-            "control": state.control.detach().cpu().contiguous(),
-        }
-        temporary.write_bytes(save(tensors, {"round": str(state.round), "epoch": str(state.epoch)}))
+        temporary.write_bytes(_pack(state))
         os.replace(temporary, path)
 
     def _path(self, client: int, phase: str) -> Path:
         return self._folder / f"client-{client}" / f"{phase}.safetensors"
 
 
+def _pack(state: ClientState) -> bytes:
+    tensors = {f"{_LOCAL}{name}": value for name, value in state.local.items()}
+    tensors |= {name: value for name in ("control", "moments") if (value := getattr(state, name)) is not None}
+    numbers = {name: str(int(getattr(state, name))) for name in ("round", "epoch", "steps", "warm_up")}
+    return save({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, numbers)
+
+
 def _read(path: Path) -> ClientState | None:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
             return ClientState(
-                int(metadata["round"]), int(metadata["epoch"]), file.get_tensor("local"), file.get_tensor("control")
+                round=int(metadata["round"]),
+                epoch=int(metadata["epoch"]),
+                local={name.removeprefix(_LOCAL): value for name, value in tensors.items() if name.startswith(_LOCAL)},
+                control=tensors.get("control"),
+                moments=tensors.get("moments"),
+                steps=int(metadata["steps"]),
+                warm_up=metadata["warm_up"] == "1",
             )
     except FileNotFoundError:
         return None

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-SCHEMA = 1
-ROLL_CALL, TRAIN, EVALUATE = "query.roll_call", "train", "evaluate"
+SCHEMA = 2
+ROLL_CALL, TRAIN, EVALUATE, CURVATURE = "query.roll_call", "train", "evaluate", "query.curvature"
 
 
 class MessageError(ValueError):
@@ -62,6 +62,7 @@ class AskHeader:
         clients: whom the message is for.
         accepted: per client, the last round in which its reply was accepted; 0 for never.
         epoch: of the control variates.
+        warm_up: before the layers are selected: all of them travel, and none is corrected.
     """
 
     run: str
@@ -71,6 +72,7 @@ class AskHeader:
     clients: tuple[int, ...]
     accepted: tuple[int, ...]
     epoch: int
+    warm_up: bool
 
 
 @dataclass(frozen=True)
@@ -135,3 +137,41 @@ class EvaluateReply:
     round: int
     fault: str = ""
     evaluation: Evaluation = field(default_factory=Evaluation)
+
+
+@dataclass(frozen=True)
+class CurvatureReply:
+    """One client's answer to the question for the spectrum of its Hessian (section 2.2).
+
+    Attributes:
+        client: whose.
+        round: the warm-up round at whose P it was taken.
+        fault: why there is none; "" if there is one.
+        batch: examples of the one batch that was looked at.
+        parameters: R, of all prompts.
+        ratio: r_i.
+        found: whether the estimator found what it looks for; if not, r_i = 1.
+        gaps_low, gaps_high: a and b of each gap, lowest first.
+        lipschitz: Lip; 0 where the estimator needs none.
+        theta, weight, residual: Ritz values, their shares of R, and how far an eigenvalue may lie from each.
+        products: Hessian-vector products it took.
+        seconds: wall-clock time.
+        peak_bytes: the most resident memory the process ever had.
+    """
+
+    client: int
+    round: int
+    fault: str = ""
+    batch: int = 0
+    parameters: int = 0
+    ratio: float = 1.0
+    found: bool = False
+    gaps_low: list[float] = field(default_factory=list)
+    gaps_high: list[float] = field(default_factory=list)
+    lipschitz: float = 0.0
+    theta: list[float] = field(default_factory=list)
+    weight: list[float] = field(default_factory=list)
+    residual: list[float] = field(default_factory=list)
+    products: int = 0
+    seconds: float = 0.0
+    peak_bytes: int = 0

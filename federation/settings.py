@@ -19,6 +19,8 @@ from fedpeptao.errors import InputError
 
 Scalar = str | int | float | bool
 Flat = Mapping[str, Scalar]
+ESTIMATORS = ("eigengap", "plateau")
+"""Of the ratio (section 2.2 of docs/ALGORITHMS.md)."""
 
 
 def _setting(expected: str, accepts: Callable[[Any], bool]) -> Any:
@@ -66,6 +68,17 @@ def _place() -> Any:
         return bool(value.strip()) and (Path(value).is_absolute() or not looks_like_path)
 
     return _setting("a name or an absolute path, and not empty", accepts)
+
+
+def _flag() -> Any:
+    return _setting("true or false", lambda v: True)
+
+
+def _ratio() -> Any:
+    def accepts(value: str | float) -> bool:
+        return value in ESTIMATORS if isinstance(value, str) else 0 < value <= 1
+
+    return _setting(f"a number above 0 and at most 1, or one of {', '.join(ESTIMATORS)}", accepts)
 
 
 def _layers() -> Any:
@@ -123,10 +136,19 @@ class SelectionSettings:
     """Which layers travel (section 2.1, 2.2), and what the others do (2.3)."""
 
     layers: str = _layers()
-    ratio: float = _setting("a number above 0 and at most 1", lambda v: 0 < v <= 1)
+    ratio: float | str = _ratio()
+    warmup_rounds: int = _whole(1)
+    curvature_steps: int = _whole(4)
+    curvature_probes: int = _whole(1)
+    curvature_examples: int = _whole(1)
     score_order: str = _choice("highest", "lowest", "random")
     score_batches: int = _whole(1)
     unselected_prompts: str = _choice("local", "none")
+
+    @property
+    def estimator(self) -> str | None:
+        """The estimator of the ratio; None where it is a number, or not needed."""
+        return self.ratio if isinstance(self.ratio, str) else None
 
 
 @dataclass(frozen=True)
@@ -138,6 +160,8 @@ class LocalSettings:
     learning_rate: float = _above(0)
     device_optimizer: str = _choice("adam", "sgd")
     device_second_moment: str = _choice("local", "shared")
+    restart_moments: bool = _flag()
+    proximal: float = _at_least(0)
     weight_decay: float = _at_least(0)
     clip_norm: float = _above(0)
 
@@ -150,10 +174,14 @@ class LocalSettings:
 class ServerSettings:
     """The server's update (section 2.5), and the precision of what travels."""
 
+    variant: str = _choice("fedpeptao", "released", "released-aliased")
     drift_correction: str = _choice("none", "server", "device")
     max_lost_share: float = _within(0, 1, "a number from 0 to 1")
-    server_optimizer: str = _choice("momentum", "none")
+    step_normalised: bool = _flag()
+    server_optimizer: str = _choice("momentum", "heavy-ball", "adam", "yogi", "adagrad", "none")
     server_momentum: float = _setting("a number from 0 to below 1", lambda v: 0 <= v < 1)
+    server_second_momentum: float = _setting("a number from 0 to below 1", lambda v: 0 <= v < 1)
+    server_adaptivity: float = _above(0)
     server_learning_rate: float = _above(0)
     precision: str = _choice("float32", "float16")
 
@@ -198,7 +226,13 @@ _GROUPS: dict[str, type] = {
     "server": ServerSettings,
     "run": RunSettings,
 }
-_TYPES: dict[str, type] = {"int": int, "float": float, "str": str}
+_TYPES: dict[str, tuple[type, ...]] = {
+    "int": (int,),
+    "float": (float,),
+    "str": (str,),
+    "bool": (bool,),
+    "float | str": (float, str),
+}
 Group = TypeVar("Group")
 
 
@@ -244,12 +278,12 @@ def _parse_group(group: type[Group], flat: Flat) -> Group:
 
 def _parse_value(f: Any, value: Scalar) -> Scalar:
     wanted = _TYPES[f.type]
-    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+    if float in wanted and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
-    if wanted is str and f.name in ("layers", "labels") and isinstance(value, int) and not isinstance(value, bool):
+    if wanted == (str,) and f.name in ("layers", "labels") and isinstance(value, int) and not isinstance(value, bool):
         value = str(value)  # layers=3 without quotes reaches us as a number
     finite = not isinstance(value, float) or math.isfinite(value)
-    if type(value) is not wanted or not finite or not f.metadata["accepts"](value):
+    if type(value) not in wanted or not finite or not f.metadata["accepts"](value):
         expected: str = f.metadata["expected"]
         raise InputError(
             _key(f.name), value, f"it has to be {expected}", "Change it in --run-config or in your TOML file"
@@ -273,10 +307,54 @@ def _check_together(s: Settings) -> None:
             f"with test-fraction = {s.data.test_fraction} nothing is left to train on",
             "Make the two add up to less than 1",
         )
-    if s.local.device_second_moment == "shared" and s.local.device_optimizer != "adam":
-        raise InputError(
-            "device-second-moment",
-            "shared",
-            f"{s.local.device_optimizer} has no second moment",
-            "Set device-optimizer to adam, or device-second-moment to local",
-        )
+    if s.local.device_optimizer == "sgd":
+        if s.local.device_second_moment == "shared":
+            mend = "Set device-optimizer to adam, or device-second-moment to local"
+            raise InputError("device-second-moment", "shared", "sgd has no second moment", mend)
+        if not s.local.restart_moments:
+            mend = "Set device-optimizer to adam, or restart-moments to true"
+            raise InputError("restart-moments", False, "sgd has no moments to go on with", mend)
+    _check_variant(s)
+    _check_estimator(s)
+
+
+def _check_variant(s: Settings) -> None:
+    """The released arithmetic is a whole: device and server side, and nothing of the parts beside it."""
+    if s.server.variant == "fedpeptao":
+        return
+    parts: dict[str, tuple[Scalar, Scalar]] = {
+        "drift-correction": (s.server.drift_correction, "none"),
+        "server-optimizer": (s.server.server_optimizer, "none"),
+        "step-normalised": (s.server.step_normalised, False),
+        "device-optimizer": (s.local.device_optimizer, "adam"),
+        "device-second-moment": (s.local.device_second_moment, "local"),
+        "restart-moments": (s.local.restart_moments, False),
+        "proximal": (s.local.proximal, 0.0),
+    }
+    wrong = [key for key, (value, wanted) in parts.items() if value != wanted]
+    if wrong:
+        mend = "Set " + ", ".join(f"{key} = {_toml(wanted)}" for key, (_, wanted) in parts.items() if key in wrong)
+        problem = f"it is a correction and a server update of its own, which {wrong[0]} = {_toml(parts[wrong[0]][0])} excludes"
+        raise InputError("variant", s.server.variant, problem, mend)
+
+
+def _check_estimator(s: Settings) -> None:
+    """An estimate of the ratio needs layers to choose, rounds to warm up in, and second derivatives in float32."""
+    estimator = s.selection.estimator
+    if estimator is None:
+        return
+    if s.selection.layers != "auto":
+        problem = f"there is nothing to estimate with layers = {_toml(s.selection.layers)}"
+        raise InputError("ratio", estimator, problem, "Set layers to auto, or give ratio a number")
+    if s.selection.warmup_rounds >= s.federation.rounds:
+        problem = f"with rounds = {s.federation.rounds} no round is left after the selection"
+        raise InputError("warmup-rounds", s.selection.warmup_rounds, problem, "Lower it, or raise rounds")
+    if s.model.dtype != "float32":
+        problem = f"ratio = {_toml(estimator)} takes second derivatives, which need float32"
+        raise InputError("dtype", s.model.dtype, problem, "Set dtype to float32, or give ratio a number")
+
+
+def _toml(value: Scalar) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return f'"{value}"' if isinstance(value, str) else f"{value:g}"

@@ -135,7 +135,10 @@ def _add_check(subparsers: Subparsers) -> None:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    effective = settings_of(arguments).flat()
+    from federation.remarks import remarks
+
+    settings = settings_of(arguments)
+    effective = settings.flat()
     changed = run_config.overrides(arguments.run_config)
     if arguments.json:
         print(json.dumps(effective, indent=2))
@@ -143,6 +146,8 @@ def _check(arguments: argparse.Namespace) -> int:
     width = max(map(len, effective))
     for key, value in effective.items():
         print(f"{key:{width}}  {json.dumps(value, ensure_ascii=False)}{'  (changed)' if key in changed else ''}")
+    for remark in remarks(settings):
+        print(f"Remark: {remark}")
     return 0
 
 

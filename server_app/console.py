@@ -16,6 +16,7 @@ from fedpeptao.console import say
 __all__ = [
     "MARK",
     "bytes_text",
+    "duration",
     "layers_table",
     "round_header",
     "round_line",
@@ -140,7 +141,7 @@ def summary_table(summary: Mapping[str, Any]) -> str:
     rows += [(name.replace("_", " "), str(path), "") for name, path in (summary.get("paths") or {}).items()]
     width = max(len(name) for name, *_ in rows)
     seconds = summary.get("seconds")
-    time = "" if seconds is None else f", {_duration(seconds)}"
+    time = "" if seconds is None else f", {duration(seconds)}"
     lines = [f"Run {summary['status']}: {summary['rounds']} rounds{time}"]
     lines += [f"  {name:<{width}}  {value:<9}  {what}".rstrip() for name, value, what in rows]
     return "\n".join(lines)
@@ -168,7 +169,8 @@ def _value(value: object) -> str:
     return '""' if value == "" else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds, for people."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

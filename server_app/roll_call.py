@@ -21,6 +21,7 @@ from federation.randomness import generator
 from federation.settings import Settings, layer_list
 from fedpeptao.errors import InputError, RunError
 from server_app.console import say
+from strategies.build import Cohort
 from strategies.selection import best_layers, layer_count, mean_scores
 
 PROGRESS_S = 10.0
@@ -34,9 +35,11 @@ class RollCall:
     nodes: dict[int, int]
 
     @property
-    def examples(self) -> int:
-        """n, over all clients."""
-        return sum(reply.examples for reply in self.replies.values())
+    def cohort(self) -> Cohort:
+        """N, n and Kbar."""
+        replies = self.replies.values()
+        n = sum(reply.examples for reply in replies)
+        return Cohort(len(replies), n, sum(reply.examples / n * reply.steps for reply in replies))
 
 
 def call(grid: Grid, settings: Settings, run: str) -> RollCall:
@@ -51,7 +54,7 @@ def call(grid: Grid, settings: Settings, run: str) -> RollCall:
     messages = [Message(ask, node, ROLL_CALL) for node in nodes]
     found = RollCall({}, {})
     answers = exchanges(grid, messages, settings.run.round_timeout_s)
-    for exchange in _with_progress(answers, len(messages)):
+    for exchange in with_progress(answers, len(messages)):
         for reply in _read(exchange):
             if reply.client in found.replies:
                 raise RunError(f"client {reply.client} lives on two nodes: give each node its own partition-id")
@@ -86,26 +89,35 @@ def agree_labels(settings: Settings, found: RollCall) -> tuple[str, ...]:
     return tuple(labels)
 
 
-def select_layers(settings: Settings, found: RollCall, layers: int) -> tuple[tuple[int, ...], list[float] | None]:
-    """(S, the scores behind it or None), for a model of so many layers.
+def layer_scores(settings: Settings, found: RollCall) -> list[float] | None:
+    """zeta per layer; None where layers are named by hand.
 
     Raises:
-        InputError: no such layer, or no client has enough different examples for a score.
+        InputError: no client has enough different examples for a score.
     """
-    wanted = settings.selection.layers
-    if wanted == "all":
-        return tuple(range(layers)), None
-    if wanted != "auto":
-        check_layers(settings, layers)
-        return layer_list(wanted), None
+    if settings.selection.layers != "auto":
+        return None
     scores = mean_scores((reply.examples, reply.scores) for reply in found.replies.values())
     if scores is None:
         raise InputError(
             "layers", "auto", "no client has 8 different training examples for a score", "Name the layers, or take all"
         )
-    count = layer_count(settings.selection.ratio, layers)
-    rng = generator(settings.federation.seed, "layers")
-    return best_layers(scores, count, settings.selection.score_order, rng), scores
+    return scores
+
+
+def select_layers(settings: Settings, scores: list[float] | None, ratio: float, layers: int) -> tuple[int, ...]:
+    """S, for a model of so many layers; ratio: r, where the scores choose.
+
+    Raises:
+        InputError: no such layer.
+    """
+    if scores is not None:
+        rng = generator(settings.federation.seed, "layers")
+        return best_layers(scores, layer_count(ratio, layers), settings.selection.score_order, rng)
+    if settings.selection.layers == "all":
+        return tuple(range(layers))
+    check_layers(settings, layers)
+    return layer_list(settings.selection.layers)
 
 
 def check_layers(settings: Settings, layers: int) -> None:
@@ -126,7 +138,8 @@ def _nodes(grid: Grid, timeout_s: float) -> list[int]:
     return nodes
 
 
-def _with_progress(answers: Iterable[Exchange], count: int) -> Iterable[Exchange]:
+def with_progress(answers: Iterable[Exchange], count: int) -> Iterable[Exchange]:
+    """The answers, and now and then a line on how many have come."""
     said = time.monotonic()
     for number, answer in enumerate(answers, start=1):
         yield answer

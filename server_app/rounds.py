@@ -17,7 +17,6 @@ from federation.settings import Settings
 from fedpeptao.errors import RunError
 from server_app.console import round_header, round_line, say
 from server_app.run_folder import RunFolder
-from strategies.fedpeptao import State
 from strategies.roster import Outcome
 from strategies.shell import PromptStrategy
 
@@ -25,55 +24,58 @@ Line = dict[str, Any]
 
 
 class Rounds:
-    """Drives a strategy over a grid.
+    """Drives strategies over a grid: that of the warm-up if there is one, then that of the selected layers.
 
     Args:
-        test: the shared model's counts on the common test set for a state; None where there is no such set.
-        keep: called with the state after each round.
+        test: the shared model's counts on the common test set for a strategy; None where there is no such set.
+        keep: called with the strategy after each round.
     """
 
     def __init__(
         self,
-        strategy: PromptStrategy,
         grid: RecordingGrid,
         settings: Settings,
         folder: RunFolder,
-        test: Callable[[State], Counts] | None,
-        keep: Callable[[State], None],
+        test: Callable[[PromptStrategy], Counts] | None,
+        keep: Callable[[PromptStrategy], None],
     ) -> None:
-        self._strategy, self._grid, self._settings, self._folder = strategy, grid, settings, folder
+        self._grid, self._settings, self._folder = grid, settings, folder
         self._test, self._keep = test, keep
         self._bytes = 0
+        self._evaluation: Outcome | None = None
 
-    def run(self) -> Outcome:
-        """All rounds, from the one after the strategy's state to the last; returns the last evaluation over all clients.
+    def run(self, strategy: PromptStrategy, last: int) -> None:
+        """The rounds from the one after the strategy's state to `last`.
 
         Raises:
             RunError: a round in which every client failed.
         """
-        rounds = self._settings.federation.rounds
         say(round_header())
-        if self._settings.run.test_every:
-            self._write({"round": 0, **self._tested(0)})
-        evaluation = None
-        for server_round in range(self._strategy.state.round + 1, rounds + 1):
-            line = self._train(server_round)
-            self._keep(self._strategy.state)
-            line |= self._tested(server_round)
-            if _due(server_round, self._settings.run.evaluate_every, rounds):
-                evaluation = self._evaluate(line)
+        if strategy.state.round == 0 and self._settings.run.test_every:
+            self._write({"round": 0, **self._tested(strategy, 0)})
+        for server_round in range(strategy.state.round + 1, last + 1):
+            line = self._train(strategy, server_round)
+            self._keep(strategy)
+            line |= self._tested(strategy, server_round)
+            if _due(server_round, self._settings.run.evaluate_every, self._settings.federation.rounds):
+                self._evaluation = self._evaluate(strategy, line)
             self._write(line)
-        return evaluation or self._evaluate({})
 
-    def _train(self, server_round: int) -> Line:
+    def evaluation(self) -> Outcome:
+        """The last evaluation over all clients."""
+        assert self._evaluation is not None, "the last round evaluates all clients"
+        return self._evaluation
+
+    def _train(self, strategy: PromptStrategy, server_round: int) -> Line:
         started = time.monotonic()
-        messages = self._strategy.train_messages(server_round)
+        messages = strategy.train_messages(server_round)
         replies = exchanges(self._grid, messages, self._settings.run.round_timeout_s)
-        outcome = self._strategy.close_round(server_round, replies)
+        outcome = strategy.close_round(server_round, replies)
         down, up = self._grid.reset()
         self._bytes += down.total() + up.total()
         line = {
             "round": server_round,
+            "warm_up": strategy.warm_up,
             "train_loss": outcome.train_loss,
             "clients": outcome.asked,
             "accepted": len(outcome.accepted),
@@ -94,18 +96,18 @@ class Rounds:
             raise RunError(f"round {server_round}: no client gave an update. {_why(outcome)}")
         return line
 
-    def _tested(self, server_round: int) -> Line:
+    def _tested(self, strategy: PromptStrategy, server_round: int) -> Line:
         if self._test is None or not _due(
             server_round, self._settings.run.test_every, self._settings.federation.rounds
         ):
             return {}
-        counts = self._test(self._strategy.state)
+        counts = self._test(strategy)
         return {"global_accuracy": counts.accuracy, "global_loss": counts.loss}
 
-    def _evaluate(self, line: Line) -> Outcome:
+    def _evaluate(self, strategy: PromptStrategy, line: Line) -> Outcome:
         """All clients, in messages of their own; its traffic is counted apart from training."""
-        messages = self._strategy.evaluate_messages()
-        outcome = self._strategy.close_evaluation(exchanges(self._grid, messages, self._settings.run.round_timeout_s))
+        messages = strategy.evaluate_messages()
+        outcome = strategy.close_evaluation(exchanges(self._grid, messages, self._settings.run.round_timeout_s))
         down, up = self._grid.reset()
         line["evaluation_bytes"] = down.total() + up.total()
         line["all_personalised_accuracy"] = pooled_personalised(outcome.evaluations.values()).accuracy
@@ -122,6 +124,7 @@ class Rounds:
 
 FIGURES = (
     "round",
+    "warm_up",
     "train_loss",
     "personalised_accuracy",
     "personalised_loss",

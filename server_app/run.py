@@ -12,29 +12,24 @@ from typing import Any
 
 import torch
 from flwr.serverapp import Grid
-from torch import Tensor
 
 from federation import resources
-from federation.codec import make_codec
 from federation.evaluation import Counts, count
 from federation.grids import RecordingGrid
+from federation.remarks import remarks
 from federation.run_paths import runs_folder
 from federation.settings import Settings, defaults
 from fedpeptao.console import RUN_FOLDER
 from fedpeptao.errors import InputError
+from models.curvature import check_second_derivative
 from models.export import save_parameters, to_peft
-from models.layout import Layout
-from models.prompted import PromptedModel
-from server_app import roll_call
-from server_app.console import layers_table, say, settings_table, summary_table, traffic_table
+from server_app import ratio_phase, roll_call
+from server_app.assembly import Assembly, strategy_model, traffic, whole_row
+from server_app.console import layers_table, say, settings_table, summary_table
 from server_app.finish import finish
 from server_app.roll_call import RollCall
 from server_app.rounds import Rounds, pooled_personalised, pooled_shared
 from server_app.run_folder import RunFolder
-from strategies.build import build
-from strategies.fedpeptao import State
-from strategies.roster import Roster
-from strategies.selection import travelling_names
 from strategies.shell import PromptStrategy
 
 Summary = dict[str, Any]
@@ -49,6 +44,8 @@ def run(grid: Grid, settings: Settings) -> Summary:
     """
     resources.set_threads(settings)
     say(settings_table(settings.flat(), defaults()))
+    for remark in remarks(settings):
+        say(f"Remark: {remark}")
     check_inputs(settings)
     folder = RunFolder.create(runs_folder(settings), settings.run.run_name)
     say(f"{RUN_FOLDER}{folder.path}")
@@ -80,6 +77,9 @@ def check_inputs(settings: Settings) -> None:
     if positions is not None and positions < 1:
         mend = f"Use fewer than {positions + tokens}"
         raise InputError("prompt-tokens", tokens, "they leave no position for a text", mend)
+    if settings.selection.estimator:
+        every_layer = tuple(range(backbone.num_layers))
+        check_second_derivative(resources.prompted(settings, every_layer, 2), "ratio", settings.selection.estimator)
     data = resources.tokenised(settings)
     cut = sum(part.cut for part in (data.train, data.validation, data.test) if part is not None)
     if cut:
@@ -100,25 +100,34 @@ def _run(grid: RecordingGrid, settings: Settings, folder: RunFolder) -> Summary:
     found = roll_call.call(grid, settings, folder.path.name)
     _check_data(settings, found)
     labels = roll_call.agree_labels(settings, found)
-    layers, scores = roll_call.select_layers(settings, found, backbone.num_layers)
-    say(layers_table(scores, layers))
-    model = resources.prompted(settings, layers, len(labels))
-    strategy = _strategy(settings, found, model, labels, layers, folder.path.name)
-    say(_traffic(strategy, model))
+    scores = roll_call.layer_scores(settings, found)
     known: Summary = {
         "labels": list(labels),
-        "layers": list(layers),
         "layer_scores": scores,
         "clients": {str(client): _facts(reply) for client, reply in sorted(found.replies.items())},
-        "parameters_per_message": strategy.layout.size,
     }
     folder.write_summary({**known, "status": "running"})
     grid.reset()  # the roll call's bytes are no round's
-    keep = _keeper(strategy.layout, folder.path)
-    last = Rounds(strategy, grid, settings, folder, _tester(settings, strategy.layout, model, labels), keep).run()
-    own, together = pooled_personalised(last.evaluations.values()), pooled_shared(last.evaluations.values())
-    adapter = folder.path / "adapter"
-    note = to_peft(model, _whole_row(settings, strategy.state.x, strategy.layout, model), adapter, labels)
+    assembly = Assembly(settings, found, labels, folder.path)
+    rounds = Rounds(grid, settings, folder, _tester(settings), _keeper(folder.path))
+    warm, ratio = None, settings.selection.ratio
+    if isinstance(ratio, str):
+        warm = assembly.warm_up(backbone.num_layers)
+        rounds.run(warm, settings.selection.warmup_rounds - 1)
+        sent = warm.state
+        rounds.run(warm, settings.selection.warmup_rounds)
+        known["ratio"] = ratio_phase.estimate(grid, settings, warm, sent, folder)
+        ratio = float(known["ratio"]["ratio"])
+    layers = roll_call.select_layers(settings, scores, ratio, backbone.num_layers)
+    say(layers_table(scores, layers))
+    strategy = assembly.strategy(layers, warm)
+    say(traffic(settings, strategy))
+    known |= {"layers": list(layers), "parameters_per_message": strategy.layout.size}
+    folder.write_summary({**known, "status": "running"})
+    rounds.run(strategy, settings.federation.rounds)
+    evaluations = rounds.evaluation().evaluations
+    own, together = pooled_personalised(evaluations.values()), pooled_shared(evaluations.values())
+    note = to_peft(strategy_model(settings, strategy), whole_row(settings, strategy), folder.path / "adapter", labels)
     if note:
         say(note)
     return {
@@ -128,7 +137,7 @@ def _run(grid: RecordingGrid, settings: Settings, folder: RunFolder) -> Summary:
             "personalised_loss": own.loss,
             "shared_accuracy": together.accuracy,
             "shared_loss": together.loss,
-            "per_client": {str(client): vars(counts) for client, counts in sorted(last.evaluations.items())},
+            "per_client": {str(client): vars(counts) for client, counts in sorted(evaluations.items())},
         },
         "adapter_note": note,
     }
@@ -147,87 +156,29 @@ def _check_data(settings: Settings, found: RollCall) -> None:
         )
 
 
-def _strategy(
-    settings: Settings,
-    found: RollCall,
-    model: PromptedModel,
-    labels: tuple[str, ...],
-    layers: tuple[int, ...],
-    run: str,
-) -> PromptStrategy:
-    codec = make_codec(settings.server.precision)
-    algorithm = build(settings, found.examples, codec)
-    layout = model.layout.select(travelling_names(model.layout, layers))
-    x = layout.flatten({name: value for name, value in _initial(settings, model).items() if name in layout.names})
-    roster = Roster(
-        run=run,
-        seed=settings.federation.seed,
-        examples={client: reply.examples for client, reply in found.replies.items()},
-        nodes=found.nodes,
-        labels=labels,
-        layers=layers,
-        per_round=settings.federation.clients_per_round,
-    )
-    shared_moments = settings.local.device_second_moment == "shared"
-    return PromptStrategy(algorithm, algorithm.initial(layout.names, x), roster, layout, codec, shared_moments)
-
-
-def _initial(settings: Settings, model: PromptedModel) -> dict[str, Tensor]:
-    row = model.initial(settings.federation.seed, settings.model.prompt_init_std)
-    return model.layout.unflatten(row)
-
-
-def _whole_row(settings: Settings, x: Tensor, layout: Layout, model: PromptedModel) -> Tensor:
-    """The shared model, [R] float32: x on the layers that travel, the common initial prompts elsewhere (rule 11)."""
-    return model.layout.flatten({**_initial(settings, model), **layout.unflatten(x.to(torch.float32))})
-
-
-def _tester(
-    settings: Settings, layout: Layout, model: PromptedModel, labels: tuple[str, ...]
-) -> Callable[[State], Counts] | None:
+def _tester(settings: Settings) -> Callable[[PromptStrategy], Counts] | None:
     examples = resources.tokenised(settings).test
     if examples is None:
         return None
 
-    def test(state: State) -> Counts:
-        model.bind(_whole_row(settings, state.x, layout, model)[None].to(model.backbone.device))
-        return count(model, examples, labels, settings.run.evaluation_batch_size)
+    def test(strategy: PromptStrategy) -> Counts:
+        model = strategy_model(settings, strategy)
+        model.bind(whole_row(settings, strategy)[None].to(model.backbone.device))
+        return count(model, examples, strategy.roster.labels, settings.run.evaluation_batch_size)
 
     return test
 
 
-def _keeper(layout: Layout, folder: Path) -> Callable[[State], None]:
+def _keeper(folder: Path) -> Callable[[PromptStrategy], None]:
     """Writes the shared parameters after each round, so that a run that dies leaves its last ones."""
 
-    def keep(state: State) -> None:
+    def keep(strategy: PromptStrategy) -> None:
         temporary = folder / ".parameters.safetensors"
-        save_parameters(temporary, layout, state.x.to(torch.float32))
+        save_parameters(temporary, strategy.layout, strategy.state.x.to(torch.float32))
         temporary.chmod(0o644)  # safetensors writes files for their owner alone
         temporary.replace(folder / "parameters.safetensors")
 
     return keep
-
-
-def _traffic(strategy: PromptStrategy, model: PromptedModel) -> str:
-    """What will travel per client and round, and what stays."""
-    size = strategy.codec.encode(torch.zeros(1)).itemsize
-    layers = strategy.roster.layers
-    head = sum(entry.size for entry in model.layout.entries if entry.layer is None)
-    here = strategy.layout.size - head
-    per_layer = here // len(layers)
-    elsewhere = per_layer * (model.backbone.num_layers - len(layers))
-    control = strategy.layout.size if strategy.algorithm.drift.downlink(strategy.state) is not None else 0
-    rows = [
-        (f"prompts of {len(layers)} selected layers, down", here, True),
-        (f"prompts of {len(layers)} selected layers, up", here, True),
-        ("head, down", head, True),
-        ("head, up", head, True),
-        ("control variate, down", control, True),
-        ("prompts of the other layers, down", elsewhere, False),
-        ("prompts of the other layers, up", elsewhere, False),
-    ]
-    whole = 2 * (here + elsewhere + head) * size
-    return traffic_table([(name, n, n * size, travels) for name, n, travels in rows if n], whole)
 
 
 def _facts(reply: Any) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from fedpeptao.errors import InputError
 from server_app.events import Events
 
 METRICS, SUMMARY, SETTINGS, FACTS = "metrics.jsonl", "summary.json", "settings.json", "facts.json"
+SPECTRUM = "spectrum.json"
 _PACKAGES = ("flwr", "torch", "transformers", "peft", "datasets", "numpy")
 
 

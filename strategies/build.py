@@ -2,37 +2,78 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 from federation.codec import Codec, rounded
 from federation.settings import Settings
+from strategies import server_optimizers
+from strategies.client_rows import ClientRows
 from strategies.drift import DeviceCorrection, Drift, NoCorrection, ServerCorrection
-from strategies.fedpeptao import FedPepTAO
-from strategies.server_optimizers import Momentum, ServerOptimizer
+from strategies.fedpeptao import Algorithm, FedPepTAO
+from strategies.released import Released
+from strategies.server_optimizers import Adaptive, HeavyBall, Momentum, ServerOptimizer
 
 
-def build(settings: Settings, examples: int, codec: Codec) -> FedPepTAO:
-    """The algorithm; examples: n, over all clients of the roll call."""
-    return FedPepTAO(_drift(settings, examples, codec), _optimizer(settings), settings.server.server_learning_rate)
+@dataclass(frozen=True)
+class Cohort:
+    """What the roll call found.
+
+    Attributes:
+        clients: N.
+        examples: n, over all of them.
+        mean_steps: Kbar = sum (n_i/n) K_i.
+    """
+
+    clients: int
+    examples: int
+    mean_steps: float
 
 
-def _drift(settings: Settings, examples: int, codec: Codec) -> Drift:
+def build(settings: Settings, cohort: Cohort, codec: Codec, rows: Callable[[], ClientRows]) -> Algorithm:
+    """The algorithm; rows: makes the store of per-client rows, called only if there is something to keep in it."""
+    server = settings.server
+    if server.variant != "fedpeptao":
+        rate = settings.federation.clients_per_round / cohort.clients
+        aliased = server.variant == "released-aliased"
+        return Released(settings.local.learning_rate, server.server_learning_rate, rate, aliased, rows())
+    mean_steps = cohort.mean_steps if server.step_normalised else None
+    drift = _drift(settings, cohort, codec, rows)
+    return FedPepTAO(drift, _optimizer(settings), server.server_learning_rate, mean_steps)
+
+
+def build_warm_up() -> FedPepTAO:
+    """Plain averaging, of the rounds before the layers are selected (section 2.2 of docs/ALGORITHMS.md)."""
+    return FedPepTAO(NoCorrection(), Momentum(0.0), eta_s=1.0)
+
+
+def _drift(settings: Settings, cohort: Cohort, codec: Codec, rows: Callable[[], ClientRows]) -> Drift:
     eta = settings.local.learning_rate
     match settings.server.drift_correction:
         case "none":
             return NoCorrection()
         case "server":
-            return ServerCorrection(examples, eta)
+            return ServerCorrection(cohort.examples, eta, rows())
         case "device":
             lost = settings.server.max_lost_share
-            return DeviceCorrection(examples, eta, lost, as_sent=lambda c: rounded(codec, c).to(c.dtype))
+            return DeviceCorrection(cohort.examples, eta, lost, as_sent=lambda c: rounded(codec, c).to(c.dtype))
         case other:
             raise AssertionError(f"settings let drift-correction = {other!r} through")
 
 
 def _optimizer(settings: Settings) -> ServerOptimizer:
-    match settings.server.server_optimizer:
-        case "momentum":
-            return Momentum(settings.server.server_momentum)
+    server = settings.server
+    match server.server_optimizer:
         case "none":
             return Momentum(0.0)
+        case "momentum":
+            return Momentum(server.server_momentum)
+        case "heavy-ball":
+            return HeavyBall(server.server_momentum)
+        case "adam" | "yogi" | "adagrad" as name:
+            second_moment = getattr(server_optimizers, name)
+            return Adaptive(
+                second_moment, server.server_momentum, server.server_second_momentum, server.server_adaptivity
+            )
         case other:
             raise AssertionError(f"settings let server-optimizer = {other!r} through")

@@ -6,19 +6,21 @@
     device   g = sum w_i Delta_i ;  e_i = Delta_i/(K_i eta) - c ;  C <- C + sum n_i e_i ;  c = C/n
              and on the device c_i <- c_i + e_i: it corrects its steps by c - c_i (client_app/local_update.py)
 
-w_i = n_i over the replies' examples; n: the examples of all devices, frozen at the roll call. `server` keeps
-displacements per unit of learning rate, not divided by K_i: divided, a term stays that never vanishes where the K_i
-differ.
+w_i = n_i over the replies' examples; n: the examples of all devices, frozen at the roll call. With step-normalised, Delta_i
+in g, u and u_i is scale_i Delta_i; that in e_i is not. `server` keeps displacements per unit of learning rate, not divided by
+K_i: divided, a term stays that never vanishes where the K_i differ.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
+
+from strategies.client_rows import ClientRows
 
 if TYPE_CHECKING:
     from strategies.fedpeptao import State, Sum, Update
@@ -26,18 +28,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DriftState:
-    """What a correction keeps on the server.
+    """What a correction keeps on the server; the u_i of `server` lie in its rows.
 
     Attributes:
-        control: device: C = sum n_i c_i; server: u. [R] float64; None without correction.
-        controls: server: u_i of each client ever sampled, [R] float64.
-        epoch: device: the epoch of the control variates; a client whose c_i is of an older one starts from 0.
-        epoch_round: device: the round whose end began this epoch; only replies accepted later have a share in C.
+        control: device: C = sum n_i c_i; server: u; released: c. [R] float64; None without correction.
+        epoch: of the control variates; a client whose c_i is of an older one starts from 0.
+        epoch_round: the round whose end began this epoch; only replies accepted later have a share in C.
         lost_examples: device: sum of n_i over clients that lost a c_i in this epoch.
     """
 
     control: Tensor | None = None
-    controls: Mapping[int, Tensor] = field(default_factory=dict)
     epoch: int = 0
     epoch_round: int = 0
     lost_examples: int = 0
@@ -47,13 +47,13 @@ class Drift(Protocol):
     """A correction: what goes down, what a reply adds, what the sum means, and what is kept."""
 
     def initial(self, x: Tensor) -> DriftState:
-        """Before round 1."""
+        """Before the first round."""
 
     def downlink(self, state: State) -> Tensor | None:
         """c [R], if devices correct."""
 
-    def fold(self, state: State, total: Sum, update: Update) -> None:
-        """Adds a reply, in place."""
+    def fold(self, state: State, total: Sum, update: Update, scale: float) -> None:
+        """Adds a reply, in place; scale: of its displacement."""
 
     def pseudo_gradient(self, state: State, total: Sum) -> Tensor:
         """The pseudo-gradient g, [R] float64."""
@@ -74,9 +74,9 @@ class NoCorrection:
         """Nothing."""
         return None
 
-    def fold(self, state: State, total: Sum, update: Update) -> None:
+    def fold(self, state: State, total: Sum, update: Update, scale: float) -> None:
         """Adds n_i Delta_i."""
-        total.displacement.add_(update.delta.to(torch.float64), alpha=update.examples)
+        total.displacement.add_(update.delta, alpha=update.examples * scale)
 
     def pseudo_gradient(self, state: State, total: Sum) -> Tensor:
         """g = sum w_i Delta_i."""
@@ -94,10 +94,12 @@ class ServerCorrection:
     Attributes:
         examples: n, of all clients.
         eta: the device learning rate.
+        rows: u_i of each client ever sampled.
     """
 
     examples: int
     eta: float
+    rows: ClientRows
 
     def initial(self, x: Tensor) -> DriftState:
         """u = 0, u_i = 0."""
@@ -107,12 +109,15 @@ class ServerCorrection:
         """Nothing: devices know of no correction."""
         return None
 
-    def fold(self, state: State, total: Sum, update: Update) -> None:
-        """Adds n_i (Delta_i/eta - u_i); notes u_i <- Delta_i/eta."""
-        displacement = update.delta.to(torch.float64) / self.eta
-        old = state.drift.controls.get(update.client)
-        total.displacement.add_(displacement if old is None else displacement - old, alpha=update.examples)
-        total.controls[update.client] = displacement
+    def fold(self, state: State, total: Sum, update: Update, scale: float) -> None:
+        """Adds n_i (Delta_i/eta - u_i); u_i <- Delta_i/eta, as it is kept: u stays the mean of what the rows hold."""
+        accepted = state.accepted.get(update.client, 0)
+        old = self.rows.read(update.client, accepted)
+        new = update.delta * (scale / self.eta)
+        total.displacement.add_(new, alpha=update.examples)
+        if old is not None:
+            total.displacement.sub_(old, alpha=update.examples)
+        self.rows.write(update.client, state.round + 1, new, accepted)
 
     def pseudo_gradient(self, state: State, total: Sum) -> Tensor:
         """g = eta ( u + sum w_i (Delta_i/eta - u_i) ), with u from before this round."""
@@ -120,15 +125,11 @@ class ServerCorrection:
 
     def settle(self, state: State, total: Sum) -> DriftState:
         """u <- u + sum (n_i/n)(Delta_i/eta - u_i)."""
-        return replace(
-            state.drift,
-            control=_control(state) + total.displacement / self.examples,
-            controls={**state.drift.controls, **total.controls},
-        )
+        return replace(state.drift, control=_control(state) + total.displacement / self.examples)
 
 
 @dataclass(frozen=True)
-class DeviceCorrection(NoCorrection):
+class DeviceCorrection:
     """Control variates on the devices; the server keeps C, their n_i-weighted sum, and sends c = C/n.
 
     Attributes:
@@ -152,26 +153,31 @@ class DeviceCorrection(NoCorrection):
         """c = C/n."""
         return _control(state) / self.examples
 
-    def fold(self, state: State, total: Sum, update: Update) -> None:
-        """Adds n_i Delta_i and n_i e_i; counts a reply whose control variate is not the one the server knows of."""
-        super().fold(state, total, update)
+    def fold(self, state: State, total: Sum, update: Update, scale: float) -> None:
+        """Adds n_i Delta_i, and n_i Delta_i/(K_i eta); counts replies with another c_i than the server knows of."""
         if total.control is None:
             total.control = torch.zeros_like(state.x)
-        e = update.delta.to(torch.float64) / (update.steps * self.eta) - self.as_sent(_control(state) / self.examples)
-        total.control.add_(e, alpha=update.examples)
+        delta = update.delta.to(torch.float64)
+        total.displacement.add_(delta, alpha=update.examples * scale)
+        total.control.add_(delta, alpha=update.examples / (update.steps * self.eta))
         accepted = state.accepted.get(update.client, 0)
         if accepted > state.drift.epoch_round and update.control_round != accepted:
             total.lost_examples += update.examples
 
+    def pseudo_gradient(self, state: State, total: Sum) -> Tensor:
+        """g = sum w_i Delta_i: the devices' steps are corrected already."""
+        return total.displacement / total.examples
+
     def settle(self, state: State, total: Sum) -> DriftState:
-        """C <- C + sum n_i e_i, or a new epoch with C = 0 when too much of it belongs to nobody any more."""
+        """C <- C + sum n_i (Delta_i/(K_i eta) - c), or a new epoch with C = 0 when too much of it belongs to nobody any more."""
         lost = state.drift.lost_examples + total.lost_examples
         if lost > self.max_lost_share * self.examples:
             return DriftState(
                 control=torch.zeros_like(state.x), epoch=state.drift.epoch + 1, epoch_round=state.round + 1
             )
         assert total.control is not None
-        return replace(state.drift, control=_control(state) + total.control, lost_examples=lost)
+        e = total.control - total.examples * self.as_sent(_control(state) / self.examples)
+        return replace(state.drift, control=_control(state) + e, lost_examples=lost)
 
 
 def _control(state: State) -> Tensor:

@@ -3,8 +3,9 @@
 One round is `fold` for each reply, in the order in which clients were sampled, then `step`:
 
     Delta_i = x - x_i                                        what device i sends, on the selected layers and the head
+    scale_i = 1, or Kbar/K_i with step-normalised            Kbar = sum (n_i/n) K_i (FedNova, arXiv 2007.07481)
     w_i     = n_i / sum of n_j over the replies
-    g       = sum w_i Delta_i                                corrected for client drift: strategies/drift.py
+    g       = sum w_i scale_i Delta_i                        corrected for client drift: strategies/drift.py
     m       <- beta m + (1 - beta) g                         or another optimiser: strategies/server_optimizers.py
     x       <- x - eta_s m / (1 - beta^t)                    t counts server updates
     vbar    <- .9 vbar + .1 sum w_i s_i                      shared second moments, one number per block (2.4)
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -49,7 +51,7 @@ class Update:
 
 @dataclass(frozen=True)
 class State:
-    """All that the server carries from round to round.
+    """All that the server carries from round to round, but for the rows of `strategies/client_rows.py` beside it.
 
     Attributes:
         round: the last round that ended; 0 before the first.
@@ -74,15 +76,36 @@ class State:
 
 @dataclass
 class Sum:
-    """What a round adds up, reply by reply; its size does not grow with the number of replies (but for `drift = server`)."""
+    """What a round adds up, reply by reply; its size does not grow with the number of replies (but for a few numbers each)."""
 
-    displacement: Tensor  # sum n_i Delta_i, or the corrected displacement of the drift part
-    control: Tensor | None = None  # sum n_i e_i, device correction
-    controls: dict[int, Tensor] = field(default_factory=dict)  # u_i of this round, server correction
+    displacement: Tensor  # sum n_i scale_i Delta_i, or what the drift correction makes of it
+    control: Tensor | None = (
+        None  # of the control variates: device sum n_i Delta_i/(K_i eta); released sum K_i (c_i+ - c_i)
+    )
     second_moments: Tensor | None = None  # sum n_i s_i
     examples: int = 0  # sum n_i
+    steps: int = 0  # sum K_i
     lost_examples: int = 0  # of clients that had lost their control variate
-    clients: list[int] = field(default_factory=list)
+    replies: list[tuple[int, int]] = field(default_factory=list)  # (client, n_i) in the order of folding
+
+
+class Algorithm(Protocol):
+    """A server: where it starts, what goes down beside x, what a reply adds, and what a round makes of the state."""
+
+    def initial(self, names: tuple[str, ...], x: Tensor, after: State | None = None) -> State:
+        """The state before the first round; after: the last state of the warm-up rounds, whose count goes on."""
+
+    def downlink(self, state: State) -> Tensor | None:
+        """c [R], if devices correct."""
+
+    def begin(self, state: State) -> Sum:
+        """An empty sum for one round."""
+
+    def fold(self, state: State, total: Sum, update: Update) -> None:
+        """Adds one reply to the round's sum, in place."""
+
+    def step(self, state: State, total: Sum) -> State:
+        """The state after the round."""
 
 
 @dataclass(frozen=True)
@@ -93,16 +116,26 @@ class FedPepTAO:
         drift: the correction of client drift.
         optimizer: turns the pseudo-gradient g into a direction.
         eta_s: server learning rate; at most 1 is the safe range.
+        mean_steps: Kbar, if displacements are step-normalised.
     """
 
     drift: Drift
     optimizer: ServerOptimizer
     eta_s: float
+    mean_steps: float | None = None
 
-    def initial(self, names: tuple[str, ...], x: Tensor) -> State:
-        """The state before round 1. x: [R], of any floating type."""
+    def initial(self, names: tuple[str, ...], x: Tensor, after: State | None = None) -> State:
+        """The state before the first round. x: [R], of any floating type.
+
+        After warm-up rounds moments and control variates start anew (those of devices too: a new epoch).
+        """
         x = x.to(torch.float64)
-        return State(0, 0, names, x, self.optimizer.initial(x), self.drift.initial(x))
+        state = State(0, 0, names, x, self.optimizer.initial(x), self.drift.initial(x))
+        return state if after is None else go_on(state, after)
+
+    def downlink(self, state: State) -> Tensor | None:
+        """c [R], if devices correct."""
+        return self.drift.downlink(state)
 
     def begin(self, state: State) -> Sum:
         """An empty sum for one round."""
@@ -110,16 +143,16 @@ class FedPepTAO:
 
     def fold(self, state: State, total: Sum, update: Update) -> None:
         """Adds one reply to the round's sum, in place."""
-        self.drift.fold(state, total, update)
+        scale = 1.0 if self.mean_steps is None else self.mean_steps / update.steps
+        self.drift.fold(state, total, update, scale)
         if update.second_moments is not None:
             s = update.second_moments.to(torch.float64) * update.examples
             total.second_moments = s if total.second_moments is None else total.second_moments + s
-        total.examples += update.examples
-        total.clients.append(update.client)
+        count(total, update)
 
     def step(self, state: State, total: Sum) -> State:
         """The state after the round. A round without a reply changes nothing but its number."""
-        if not total.clients:
+        if not total.replies:
             return replace(state, round=state.round + 1)
         t = state.updates + 1
         g = self.drift.pseudo_gradient(state, total)
@@ -132,8 +165,26 @@ class FedPepTAO:
             moments=moments,
             drift=self.drift.settle(state, total),
             vbar=_shared_second_moments(state.vbar, total),
-            accepted={**state.accepted, **dict.fromkeys(total.clients, state.round + 1)},
+            accepted=acknowledged(state, total),
         )
+
+
+def go_on(state: State, after: State) -> State:
+    """A first state whose rounds go on where the warm-up rounds ended; control variates of that time count as none."""
+    drift = replace(state.drift, epoch=after.drift.epoch + 1, epoch_round=after.round)
+    return replace(state, round=after.round, accepted=after.accepted, drift=drift)
+
+
+def count(total: Sum, update: Update) -> None:
+    """Notes whose reply was folded."""
+    total.examples += update.examples
+    total.steps += update.steps
+    total.replies.append((update.client, update.examples))
+
+
+def acknowledged(state: State, total: Sum) -> Mapping[int, int]:
+    """Client -> the last round in which its reply was accepted, after this round."""
+    return {**state.accepted, **{client: state.round + 1 for client, _ in total.replies}}
 
 
 def _shared_second_moments(vbar: Tensor | None, total: Sum) -> Tensor | None:

@@ -14,18 +14,28 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.common import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
+from torch import Tensor
 
 from federation import records
 from federation.codec import Codec
 from federation.grids import Exchange
-from federation.messages import EVALUATE, TRAIN, Ask, EvaluateReply, MessageError, TrainReply
+from federation.messages import (
+    CURVATURE,
+    EVALUATE,
+    TRAIN,
+    Ask,
+    CurvatureReply,
+    EvaluateReply,
+    MessageError,
+    TrainReply,
+)
 from federation.randomness import generator
 from models.layout import Layout
-from strategies.fedpeptao import FedPepTAO, State, Update
+from strategies.fedpeptao import Algorithm, State, Update
 from strategies.roster import Outcome, Roster
 from strategies.selection import sample_clients
 
-Reply = TrainReply | EvaluateReply
+Reply = TrainReply | EvaluateReply | CurvatureReply
 
 
 class PromptStrategy(Strategy):
@@ -38,19 +48,21 @@ class PromptStrategy(Strategy):
         layout: the parameters that travel, in the order of x.
         codec: of what travels.
         share_second_moments: whether vbar goes down.
+        warm_up: whether these are the rounds before the layers are selected.
     """
 
     def __init__(
         self,
-        algorithm: FedPepTAO,
+        algorithm: Algorithm,
         state: State,
         roster: Roster,
         layout: Layout,
         codec: Codec,
-        share_second_moments: bool,
+        share_second_moments: bool = False,
+        warm_up: bool = False,
     ) -> None:
         self.algorithm, self.state, self.roster, self.layout, self.codec = algorithm, state, roster, layout, codec
-        self._share_second_moments = share_second_moments
+        self.warm_up, self._share_second_moments = warm_up, share_second_moments
 
     def sampled(self, server_round: int) -> list[int]:
         """D_t, in the order in which replies are folded."""
@@ -89,6 +101,19 @@ class PromptStrategy(Strategy):
         for reply in self._in_order(exchanges, self.state.round, outcome, self._read_evaluation):
             outcome.evaluations[reply.client] = reply.evaluation
         return outcome
+
+    def curvature_messages(self, sent: State) -> list[Message]:
+        """Asks the clients of the last round for spectra at the x that it sent out."""
+        return self._messages(CURVATURE, self.state.round, self.last_accepted(), sent.x)
+
+    def close_curvature(self, exchanges: Iterable[Exchange]) -> tuple[Outcome, list[CurvatureReply]]:
+        """What became of it, and the answers in the order of clients."""
+        outcome = Outcome(asked=self.last_accepted())
+        return outcome, list(self._in_order(exchanges, self.state.round, outcome, self._read_curvature))
+
+    def last_accepted(self) -> list[int]:
+        """The clients whose reply to the last round was accepted, ascending."""
+        return sorted(client for client, made in self.state.accepted.items() if made == self.state.round)
 
     # -- Flower's verbs, for whoever drives the strategy with them ---------------------------------------
 
@@ -140,8 +165,10 @@ class PromptStrategy(Strategy):
 
     # -- messages ---------------------------------------------------------------------------------------
 
-    def _messages(self, kind: str, server_round: int, clients: Sequence[int]) -> list[Message]:
-        content = records.encode_ask(self._ask(server_round), self.layout, self.codec)
+    def _messages(self, kind: str, server_round: int, clients: Sequence[int], x: Tensor | None = None) -> list[Message]:
+        """A message for each node that hosts one of these clients; x: other than the state's."""
+        ask = self._ask(kind, server_round, self.state.x if x is None else x)
+        content = records.encode_ask(ask, self.layout, self.codec)
         by_node: dict[int, list[int]] = {}
         for client in clients:
             by_node.setdefault(self.roster.nodes[client], []).append(client)
@@ -156,7 +183,9 @@ class PromptStrategy(Strategy):
             for node, here in by_node.items()
         ]
 
-    def _ask(self, server_round: int) -> Ask:
+    def _ask(self, kind: str, server_round: int, x: Tensor) -> Ask:
+        """What goes down; only to train, a client needs more than x."""
+        train = kind == TRAIN
         return Ask(
             run=self.roster.run,
             round=server_round,
@@ -165,9 +194,10 @@ class PromptStrategy(Strategy):
             clients=(),
             accepted=(),
             epoch=self.state.drift.epoch,
-            shared=self.state.x,
-            control=self.algorithm.drift.downlink(self.state),
-            second_moments=self.state.vbar if self._share_second_moments else None,
+            warm_up=self.warm_up,
+            shared=x,
+            control=self.algorithm.downlink(self.state) if train else None,
+            second_moments=self.state.vbar if self._share_second_moments and train else None,
         )
 
     # -- replies ----------------------------------------------------------------------------------------
@@ -183,6 +213,9 @@ class PromptStrategy(Strategy):
             return reply
         why = f"refused: it has {reply.examples} examples, {agreed} in the roll call"
         return TrainReply(reply.client, reply.round, fault=why)
+
+    def _read_curvature(self, exchange: Exchange) -> Sequence[Reply]:
+        return records.decode_curvature_replies(exchange.reply.content)
 
     def _read_evaluation(self, exchange: Exchange) -> Sequence[Reply]:
         return records.decode_evaluate_replies(exchange.reply.content)

@@ -82,7 +82,7 @@ def test_neither_do_its_values_in_disguise(make_flat: MakeFlat) -> None:
     go(make_flat(), client_app=watched)
     known = {
         "ask": {"schema", "run", "score"},
-        "round": {"schema", "run", "round", "labels", "layers", "epoch"},
+        "round": {"schema", "run", "round", "labels", "layers", "epoch", "warm_up"},
         "clients": {"ids", "accepted"},
         "client": {"client", "round", "fault", "examples", "steps", "train_loss", "control_round"}
         | {"validation_examples", "labels", "data", "scores"},
@@ -105,6 +105,7 @@ def test_control_variates_and_moments_travel_only_where_they_are_used(make_flat:
         assert down[0] == {"shared"} | control  # vbar is not known before the first replies
         assert down[-1] == {"shared"} | control | ({"moments"} if moment == "shared" else set())
         assert up == {"update"} | ({"moments"} if moment == "shared" else set())
+        assert {frozenset(passed.shapes) for passed in watched.of("evaluate")} == {frozenset({"shared"})}
 
 
 # -- every combination of parts ----------------------------------------------------------------------------
@@ -236,7 +237,7 @@ def test_the_other_layers_prompts_stay_on_the_devices_and_differ(make_flat: Make
     ran = go(make_flat(layers="1", clients_per_round=5))
     store = DiskStore(ran.folder / "clients")
     states = [store.resume(client, 2) for client in range(5)]
-    locals_ = [state.local for state in states if state is not None]
+    locals_ = [state.local["prompt.0"] for state in states if state is not None]
     assert len(locals_) == 5
     assert all(not torch.equal(a, b) for i, a in enumerate(locals_) for b in locals_[:i])
     assert "prompt.0" not in ran.parameters

@@ -34,7 +34,7 @@ LABELS, NODES = ("animals", "colours", "verbs"), 2  # clients 0, 2, 4 on node 10
 def ask_content(flat: Flat, clients: tuple[int, ...], run: str = "run", server_round: int = 1) -> RecordDict:
     settings = parse(flat)
     _, layout, shared = model_of(settings, (1,), len(LABELS))
-    ask = Ask(run, server_round, LABELS, (1,), clients, (0,) * len(clients), 0, shared, torch.zeros_like(shared))
+    ask = Ask(run, server_round, LABELS, (1,), clients, (0,) * len(clients), 0, False, shared, torch.zeros_like(shared))
     return records.encode_ask(ask, layout, make_codec(settings.server.precision))
 
 

@@ -34,7 +34,7 @@ def question(
     """x as it begins, and the same number everywhere in c."""
     _, _, shared = model_of(settings, layers, len(LABELS))
     c = None if control is None else torch.full_like(shared, control)
-    return Ask("run", server_round, LABELS, layers, (CLIENT,), (0,), 0, shared, c)
+    return Ask("run", server_round, LABELS, layers, (CLIENT,), (0,), 0, False, shared, c)
 
 
 def initial_local(settings: Settings) -> Tensor:
@@ -143,7 +143,7 @@ def test_rounds_and_clients_have_batches_of_their_own(settings: Settings) -> Non
 @pytest.mark.parametrize("precision", ["float32", "float16"])
 def test_the_control_variate_by_hand(make_flat: MakeFlat, precision: str) -> None:
     """c_i <- c_i + Delta_i/(K_i eta) - c, with Delta_i as it travels."""
-    settings, store = parse(make_flat(precision=precision)), MemoryStore()
+    settings, store = parse(make_flat(precision=precision, local_epochs=2, batch_size=4)), MemoryStore()
     control: Tensor | float = 0.0
     for server_round, c in ((1, 0.0), (2, 0.01), (3, -0.02)):
         ask = question(settings, server_round, control=c)
@@ -152,7 +152,7 @@ def test_the_control_variate_by_hand(make_flat: MakeFlat, precision: str) -> Non
         if precision == "float16":
             assert torch.equal(reply.delta, reply.delta.half().float())
         control = control + reply.delta / (reply.steps * settings.local.learning_rate) - c
-        assert reply.control_round == server_round - 1
+        assert (reply.steps > 2, reply.control_round) == (True, server_round - 1)
     state = store.resume(CLIENT, 3)
     assert state is not None
     torch.testing.assert_close(state.control, control, rtol=0, atol=1e-6)
@@ -172,8 +172,8 @@ def test_the_correction_moves_what_is_shared_and_nothing_else(settings: Settings
     a, b = with_c.resume(CLIENT, 1), without.resume(CLIENT, 1)
     assert a is not None
     assert b is not None
-    assert torch.equal(a.local, b.local)
-    assert float(b.control.abs().max()) == 0.0
+    assert all(torch.equal(a.local[name], b.local[name]) for name in {**a.local, **b.local})
+    assert b.control is None
 
 
 def test_an_older_epochs_control_variate_is_none_but_the_prompts_stay(settings: Settings) -> None:
@@ -329,7 +329,7 @@ def test_where_nothing_stays_the_two_are_one(make_flat: MakeFlat, mode: str, lay
     assert (found.correct, found.loss_sum) == (found.shared_correct, found.shared_loss_sum)
     state = store.resume(CLIENT, 1)
     assert state is not None
-    assert state.local.numel() == 0
+    assert not state.local
 
 
 def test_a_label_that_the_run_does_not_have_is_refused(settings: Settings) -> None:

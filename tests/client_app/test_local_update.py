@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from client_app.local_update import SGD, Adam, DeviceOptimizer, SharedAdam, clip, gradient, local_update
+from client_app.local_update import SGD, Adam, DeviceOptimizer, Pull, SharedAdam, clip, gradient, local_update
 
 ETA, DECAY = 0.1, 0.3
 D = torch.tensor([[0.5, -2.0]], dtype=torch.float64)  # c - c_i on the two parameters that travel
@@ -133,6 +133,37 @@ def test_no_correction_is_a_correction_of_zero(make: Callable[[float], DeviceOpt
     assert torch.equal(zero, local_update(start(), batches(4), curved, make(0.8)).rows)
 
 
+def test_the_proximal_term_by_hand() -> None:
+    """Steps of .5 on (4, 4) from (0, 0): the second has mu (x - x_0) = 2 (-2) added, on the one parameter that travels."""
+    given = [torch.tensor([[4.0, 4.0]])] * 2
+    pulled = local_update(torch.zeros(1, 2), given, given_gradient, SGD(0.5, 1e9), pull=Pull(2.0, shared=1))
+    assert pulled.rows.tolist() == [[-2.0 - 0.5 * (4 - 4), -4.0]]
+    clipped = local_update(
+        torch.zeros(1, 1), [torch.tensor([[4.0]])] * 2, given_gradient, SGD(0.5, 3.0), pull=Pull(2.0, 1)
+    )
+    assert clipped.rows.tolist() == [[-1.5 - 0.5 * (4 - 3)]]  # inside the clip: 4 to 3, then 4 - 2 (1.5) = 1
+
+
+@EACH
+def test_no_pull_is_a_pull_of_zero(make: Callable[[float], DeviceOptimizer]) -> None:
+    without = local_update(start(), batches(4), curved, make(0.8), D)
+    assert torch.equal(local_update(start(), batches(4), curved, make(0.8), D, pull=Pull(0.0, 2)).rows, without.rows)
+
+
+@pytest.mark.parametrize("name", ["adam", "shared"])
+def test_moments_that_go_on_are_one_long_round(name: str) -> None:
+    given, optimizer = batches(6), OPTIMIZERS[name](0.8)
+    assert isinstance(optimizer, Adam)
+    half = local_update(start(), given[:3], curved, optimizer, D).rows
+    further: dict[str, DeviceOptimizer] = {
+        "adam": Adam(ETA, DECAY, 0.8, optimizer.moments),
+        "shared": SharedAdam(ETA, DECAY, 0.8, VBAR, optimizer.moments),
+    }
+    assert optimizer.moments.t == 3
+    whole = local_update(start(), given, curved, OPTIMIZERS[name](0.8), D).rows
+    assert torch.equal(local_update(half, given[3:], curved, further[name], D).rows, whole)
+
+
 # -- a stack of clients ------------------------------------------------------------------------------------
 
 
@@ -179,6 +210,12 @@ def test_second_moments_are_of_the_raw_gradient(make: Callable[[float], DeviceOp
     given = [torch.tensor([[1.0, 2.0, 4.0, 50.0]]).double(), torch.tensor([[3.0, 0.0, 2.0, 70.0]]).double()]
     result = local_update(start(), given, given_gradient, make(0.1), D, [slice(0, 1), slice(1, 3)])
     assert result.second_moments.tolist() == [[(1 + 9) / 2, ((4 + 16) / 2 + (0 + 4) / 2) / 2]]
+
+
+def test_the_proximal_term_is_not_in_the_second_moments() -> None:
+    given = [torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0]])]
+    result = local_update(torch.zeros(1, 2), given, given_gradient, SGD(0.5, 1e9), None, [slice(0, 2)], Pull(7.0, 2))
+    assert result.second_moments.tolist() == [[(1 + 4 + 9 + 16) / 4]]
 
 
 def test_counts_steps_and_averages_losses() -> None:

@@ -52,6 +52,7 @@ def ask(control: bool = True, moments: bool = True) -> Ask:
         clients=(3, 12),
         accepted=(0, 3),
         epoch=2,
+        warm_up=True,
         shared=row(),
         control=row(1) if control else None,
         second_moments=torch.linspace(0, 1, BLOCKS) if moments else None,
@@ -260,7 +261,7 @@ def test_a_question_without_one_of_its_records_is_refused(record: str) -> None:
 @pytest.mark.parametrize(
     ("record", "key", "value"),
     [
-        ("round", "schema", 2),
+        ("round", "schema", 1),
         ("round", "schema", "1"),
         ("round", "round", 1.0),
         ("round", "round", True),
@@ -284,8 +285,8 @@ def test_a_question_with_a_wrong_value_is_refused(record: str, key: str, value: 
 
 def test_the_message_of_another_schema_says_what_to_do() -> None:
     content = records.encode_roll_call(RollCallAsk("run-1", True))
-    content["ask"]["schema"] = 2
-    with pytest.raises(MessageError, match="schema 2, this end speaks 1: run one version on both ends"):
+    content["ask"]["schema"] = 1
+    with pytest.raises(MessageError, match="schema 1, this end speaks 2: run one version on both ends"):
         records.decode_roll_call(content)
 
 

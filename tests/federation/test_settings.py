@@ -85,7 +85,8 @@ def test_a_missing_key_is_named(key: str) -> None:
 BAD: list[tuple[str, Scalar, str]] = [
     ("ratio", 0.0, "above 0 and at most 1"),
     ("ratio", 1.01, "above 0 and at most 1"),
-    ("ratio", "half", "above 0 and at most 1"),
+    ("ratio", "half", "above 0 and at most 1, or one of eigengap, plateau"),
+    ("ratio", True, "above 0 and at most 1"),
     ("learning-rate", -0.01, "above 0"),
     ("learning-rate", 0.0, "above 0"),
     ("learning-rate", float("nan"), "above 0"),
@@ -137,7 +138,18 @@ BAD: list[tuple[str, Scalar, str]] = [
     ("device-optimizer", "adamw", "adam, sgd"),
     ("device-second-moment", "global", "local, shared"),
     ("drift-correction", "client", "none, server, device"),
-    ("server-optimizer", "adam", "momentum, none"),
+    ("server-optimizer", "adamw", "momentum, heavy-ball, adam, yogi, adagrad, none"),
+    ("variant", "published", "fedpeptao, released, released-aliased"),
+    ("step-normalised", 1, "true or false"),
+    ("step-normalised", "true", "true or false"),
+    ("restart-moments", 0.0, "true or false"),
+    ("server-second-momentum", 1.0, "from 0 to below 1"),
+    ("server-adaptivity", 0.0, "above 0"),
+    ("proximal", -0.1, "at least 0"),
+    ("warmup-rounds", 0, "at least 1"),
+    ("curvature-steps", 3, "at least 4"),
+    ("curvature-probes", 0, "at least 1"),
+    ("curvature-examples", 0, "at least 1"),
     ("precision", "int8", "float32, float16"),
     ("model", " ", "not empty"),
     ("dataset", "", "not empty"),
@@ -173,6 +185,10 @@ def test_every_key_refuses_something() -> None:
 GOOD: list[tuple[str, Scalar]] = [
     ("ratio", 1.0),
     ("ratio", 1),
+    ("ratio", "eigengap"),
+    ("ratio", "plateau"),
+    ("server-second-momentum", 0.0),
+    ("proximal", 0.0),
     ("server-momentum", 0.0),
     ("server-momentum", 0),
     ("max-lost-share", 1.0),
@@ -218,6 +234,12 @@ def test_digits_that_are_no_numbers_are_refused(text: str) -> None:
 
 # -- values that contradict each other -----------------------------------------------------------------------
 
+RELEASED: dict[str, Scalar] = {
+    "variant": "released",
+    "drift-correction": "none",
+    "server-optimizer": "none",
+    "restart-moments": False,
+}
 TOGETHER: list[tuple[dict[str, Scalar], str, str]] = [
     ({"clients": 5, "clients-per-round": 6}, "clients-per-round", r"only 5 clients.*Lower it"),
     ({"validation-fraction": 0.5, "test-fraction": 0.5}, "validation-fraction", r"test-fraction = 0\.5.*less than 1"),
@@ -226,10 +248,31 @@ TOGETHER: list[tuple[dict[str, Scalar], str, str]] = [
         "device-second-moment",
         r"sgd has no second moment.*device-optimizer to adam",
     ),
+    (
+        {"restart-moments": False, "device-optimizer": "sgd"},
+        "restart-moments",
+        r"sgd has no moments to go on with.*restart-moments to true",
+    ),
+    ({"ratio": "eigengap", "layers": "9,8"}, "ratio", r'nothing to estimate with layers = "9,8".*layers to auto'),
+    ({"ratio": "plateau", "layers": "all"}, "ratio", r'nothing to estimate with layers = "all".*ratio a number'),
+    (
+        {"warmup-rounds": 20, "ratio": "eigengap", "rounds": 20},
+        "warmup-rounds",
+        r"no round is left.*Lower it, or raise rounds",
+    ),
+    ({"dtype": "bfloat16", "ratio": "eigengap"}, "dtype", r"second derivatives, which need float32.*ratio a number"),
+    (
+        {"variant": "released"},
+        "variant",
+        r'drift-correction = "device" excludes.*drift-correction = "none", server-optimizer = "none", restart-moments = false',
+    ),
+    ({**RELEASED, "variant": "released-aliased", "step-normalised": True}, "variant", r"Set step-normalised = false"),
+    ({**RELEASED, "proximal": 0.1}, "variant", r"proximal = 0.1 excludes.*Set proximal = 0"),
+    ({**RELEASED, "device-second-moment": "shared"}, "variant", r'Set device-second-moment = "local"'),
 ]
 
 
-@pytest.mark.parametrize(("changes", "key", "message"), TOGETHER, ids=[key for _, key, _ in TOGETHER])
+@pytest.mark.parametrize(("changes", "key", "message"), TOGETHER, ids=[",".join(changes) for changes, _, _ in TOGETHER])
 def test_contradictions_are_refused(changes: dict[str, Scalar], key: str, message: str) -> None:
     error = refused({**defaults(), **changes})
     assert (error.key, error.value) == (key, changes[key])
@@ -242,6 +285,12 @@ def test_contradictions_are_refused(changes: dict[str, Scalar], key: str, messag
         {"clients": 5, "clients-per-round": 5},
         {"validation-fraction": 0.5, "test-fraction": 0.49},
         {"device-second-moment": "shared"},
+        {"device-second-moment": "shared", "restart-moments": False},
+        {"ratio": "eigengap", "warmup-rounds": 19, "rounds": 20},
+        {"warmup-rounds": 20, "rounds": 5},
+        {"dtype": "bfloat16"},
+        RELEASED,
+        {**RELEASED, "variant": "released-aliased", "ratio": "plateau"},
     ],
 )
 def test_what_just_fits_together_is_taken(changes: dict[str, Scalar]) -> None:

@@ -42,7 +42,7 @@ def test_it_takes_them_and_no_more(settings: Settings, monkeypatch: pytest.Monke
     taken = []
     real = ceiling.Adam.step
     monkeypatch.setattr(
-        ceiling.Adam, "step", lambda self, x, grad, d: (taken.append(self.t), real(self, x, grad, d))[1]
+        ceiling.Adam, "step", lambda self, x, grad, d: (taken.append(self.moments.t), real(self, x, grad, d))[1]
     )
     figures = ceiling.train_centrally(settings, quiet=True)
     assert figures["steps"] == ceiling.federated_steps(settings) == len(taken)

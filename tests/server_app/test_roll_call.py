@@ -15,6 +15,7 @@ from federation.settings import Settings, parse
 from fedpeptao.errors import InputError, RunError
 from server_app import roll_call
 from server_app.roll_call import RollCall
+from strategies.build import Cohort
 from tests.small_runs import Flat
 
 MakeFlat = Callable[..., Flat]
@@ -50,7 +51,8 @@ def test_everybody_is_found_where_it_lives(settings: Settings) -> None:
     heard = roll_call.call(grid_of(two_nodes()), settings, "run")
     assert heard.replies == GOOD
     assert heard.nodes == {0: 1000, 2: 1000, 4: 1000, 1: 1001, 3: 1001}
-    assert heard.examples == 60
+    steps = sum((10 + i) * GOOD[i].steps for i in range(5)) / 60
+    assert heard.cohort == Cohort(clients=5, examples=60, mean_steps=pytest.approx(steps))
 
 
 @pytest.mark.parametrize(("layers", "wanted"), [("auto", True), ("all", False), ("0", False)])
@@ -173,15 +175,15 @@ def test_auto_takes_the_best_by_the_weighted_mean(make_flat: MakeFlat) -> None:
         (1.0, "highest", (0, 1, 2)),
     ):
         settings = parse(make_flat(ratio=ratio, score_order=order))
-        chosen, scores = roll_call.select_layers(settings, found(), 3)
-        assert chosen == layers
+        scores = roll_call.layer_scores(settings, found())
         assert scores == pytest.approx([mean, 2.0, 0.5])
+        assert roll_call.select_layers(settings, scores, ratio, 3) == layers
 
 
 def test_random_layers_follow_from_the_seed(make_flat: MakeFlat) -> None:
-    heard = RollCall({i: replace(r, scores=[1.0] * 24) for i, r in GOOD.items()}, {})
     chosen = [
-        roll_call.select_layers(parse(make_flat(score_order="random", seed=seed)), heard, 24)[0] for seed in (0, 0, 1)
+        roll_call.select_layers(parse(make_flat(score_order="random", seed=seed)), [1.0] * 24, 0.5, 24)
+        for seed in (0, 0, 1)
     ]
     assert chosen[0] == chosen[1] != chosen[2]
     assert len(chosen[0]) == 12
@@ -190,20 +192,22 @@ def test_random_layers_follow_from_the_seed(make_flat: MakeFlat) -> None:
 def test_clients_without_scores_are_left_out_and_none_at_all_is_refused(settings: Settings) -> None:
     heard = found(scores=[])
     with pytest.raises(InputError, match="no client has 8 different training examples for a score") as caught:
-        roll_call.select_layers(settings, heard, 3)
+        roll_call.layer_scores(settings, heard)
     assert caught.value.key == "layers"
     heard.replies[4] = GOOD[4]
-    assert roll_call.select_layers(settings, heard, 3) == ((0, 1), [5.0, 2.0, 0.5])
+    assert roll_call.layer_scores(settings, heard) == [5.0, 2.0, 0.5]
 
 
 @pytest.mark.parametrize(("setting", "chosen"), [("all", (0, 1, 2)), ("2,0", (0, 2)), ("1", (1,)), (" 2 , 2", (2,))])
 def test_layers_by_hand_need_no_scores(make_flat: MakeFlat, setting: str, chosen: tuple[int, ...]) -> None:
-    assert roll_call.select_layers(parse(make_flat(layers=setting)), found(scores=[]), 3) == (chosen, None)
+    settings = parse(make_flat(layers=setting))
+    assert roll_call.layer_scores(settings, found(scores=[])) is None
+    assert roll_call.select_layers(settings, None, 0.5, 3) == chosen
 
 
 def test_no_such_layer(make_flat: MakeFlat) -> None:
     settings = parse(make_flat(layers="1,3"))
-    for check in (lambda: roll_call.check_layers(settings, 3), lambda: roll_call.select_layers(settings, found(), 3)):
+    for check in (lambda: roll_call.check_layers(settings, 3), lambda: roll_call.select_layers(settings, None, 0.5, 3)):
         with pytest.raises(InputError, match="random:bert has layers 0 to 2") as caught:
             check()
         assert (caught.value.key, caught.value.value) == ("layers", "1,3")

@@ -7,13 +7,14 @@ import pytest
 import torch
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAvg
+from strategies.client_rows import MemoryRows
 from torch import Tensor
 
 from client_app.local_update import SGD, local_update
+from experiments.quadratics import Federation, Quadratics, four_clients, settings
 from federation.codec import make_codec
-from strategies.build import build
+from strategies.build import Cohort, build
 from strategies.fedpeptao import Update
-from tests.strategies.quadratics import Federation, Quadratics, four_clients, settings
 
 ETA, STEPS, ROUNDS = 0.05, 7, 30
 
@@ -85,7 +86,12 @@ def flower_average(rows: dict[int, Tensor]) -> Tensor:
 def test_without_correction_and_momentum_it_is_flowers_fedavg(optimizer: str) -> None:
     """beta = 0, eta_s = 1: x <- sum w_i x_i, round after round, with the clients that were sampled."""
     beta = 0.9 if optimizer == "none" else 0.0  # "none" is plain averaging whatever the momentum
-    algorithm = build(settings(server_optimizer=optimizer, server_momentum=beta), 80, make_codec("float32"))
+    algorithm = build(
+        settings(server_optimizer=optimizer, server_momentum=beta),
+        Cohort(4, 80, 2.0),
+        make_codec("float32"),
+        MemoryRows,
+    )
     state, theirs = algorithm.initial(("x",), torch.zeros(5)), torch.zeros(5)
     rng = np.random.default_rng(0)
     for _ in range(8):

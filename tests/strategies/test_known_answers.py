@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.strategies.quadratics import Federation, Quadratics, four_clients, settings
+from experiments.quadratics import Federation, Quadratics, four_clients, settings
 
 ETA = 0.15
 BETAS = pytest.mark.parametrize(("beta", "rounds"), [(0.0, 200), (0.9, 550)])  # until float64 has no more to give

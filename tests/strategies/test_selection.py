@@ -82,6 +82,15 @@ def test_equal_rows_cost_one_over_eps() -> None:
     assert batch_score(torch.ones(2, 3, 4), torch.ones(2, 3)) == pytest.approx(1e5, rel=1e-3)
 
 
+def test_nearly_equal_rows_are_told_apart_in_float64() -> None:
+    """Angles of about 1e-3: float32 cosines are wrong by a tenth of 1 - cos, which eps lets through."""
+    rng = np.random.default_rng(1)
+    common = rng.normal(size=(40, 16))
+    texts = [(common + 1e-3 * rng.normal(size=(40, 16))).astype(np.float32) for _ in range(B)]
+    h, mask = torch.from_numpy(np.stack(texts)), torch.ones(B, 40)
+    assert batch_score(h, mask) == pytest.approx(naive_score(texts), rel=1e-6)
+
+
 def test_score_grows_with_the_batch() -> None:
     assert spectrum_score(torch.eye(4)) == pytest.approx(4, abs=1e-3)
     assert spectrum_score(torch.eye(16)) == pytest.approx(16, abs=1e-3)

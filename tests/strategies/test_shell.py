@@ -10,17 +10,18 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message, RecordDict
 from torch import Tensor
 
+from experiments.quadratics import settings
 from federation import records
 from federation.codec import make_codec
 from federation.grids import Exchange, InProcessGrid
 from federation.messages import Ask, EvaluateReply, Evaluation, TrainReply
 from federation.settings import Scalar
 from models.layout import Entry, Layout
-from strategies.build import build
+from strategies.build import Cohort, build
+from strategies.client_rows import MemoryRows
 from strategies.fedpeptao import State, Update
 from strategies.roster import Outcome, Roster
 from strategies.shell import PromptStrategy
-from tests.strategies.quadratics import settings
 
 LAYOUT = Layout((Entry("prompt.1", 1, (2, 1, 2, 3)), Entry("head.w", None, (2, 3))))
 CODEC = make_codec("float32")
@@ -34,7 +35,7 @@ GRID = InProcessGrid(lambda message, context: message, {}, 1)
 def strategy(nodes: dict[int, int] = ONE_EACH, per_round: int = 4, **changes: Scalar) -> PromptStrategy:
     changed: dict[str, Scalar] = {"drift_correction": "device", "server_momentum": 0.9, **changes}
     setup = settings(**changed)
-    algorithm = build(setup, sum(EXAMPLES.values()), CODEC)
+    algorithm = build(setup, Cohort(4, sum(EXAMPLES.values()), 2.4), CODEC, MemoryRows)
     roster = Roster("run-1", 3, EXAMPLES, nodes, ("no", "yes"), (1,), per_round)
     state = algorithm.initial(LAYOUT.names, torch.linspace(-1, 1, LAYOUT.size))
     shared = setup.local.device_second_moment == "shared"

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from client_app.state import DiskStore, MemoryStore, StateStore
+from experiments.quadratics import Federation, four_clients, settings
 from federation.codec import FloatCodec
-from tests.strategies.quadratics import Federation, four_clients, settings
 
 MakeStore = Callable[[Path], StateStore]
 STORES = pytest.mark.parametrize("make_store", [lambda folder: MemoryStore(), DiskStore], ids=["memory", "disk"])
@@ -136,6 +136,17 @@ def test_a_loss_from_an_older_epoch_starts_no_other() -> None:
     federation.lose(3)  # now it has a share
     federation.round()
     assert federation.state.drift.epoch == 2
+
+
+def test_a_loss_in_the_round_that_ended_an_epoch_starts_no_other() -> None:
+    """What its clients made in that round is of the old epoch; C holds nothing of it."""
+    federation = device_federation()
+    federation.lose(0)
+    federation.round()
+    assert (federation.state.drift.epoch, federation.state.accepted[3]) == (1, federation.state.round)
+    federation.lose(3)
+    federation.round()
+    assert federation.state.drift.epoch == 1
 
 
 def test_a_device_that_slept_through_an_epoch_starts_from_zero() -> None:

@@ -12,12 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from client_app.local_update import SGD, Adam, DeviceOptimizer, Losses, SharedAdam, local_update
+from client_app.local_update import SGD, Adam, DeviceOptimizer, Losses, Moments, Pull, SharedAdam, local_update
 from client_app.state import ClientState, MemoryStore, StateStore
 from federation.codec import Codec, rounded
 from federation.settings import Scalar, Settings, defaults, parse
-from strategies.build import build
-from strategies.fedpeptao import FedPepTAO, State, Update
+from strategies.build import Cohort, build
+from strategies.client_rows import MemoryRows
+from strategies.fedpeptao import Algorithm, State, Update
 from strategies.selection import sample_clients
 
 
@@ -25,9 +26,11 @@ class Exact:
     """A codec that changes nothing: float64 travels."""
 
     def encode(self, values: Tensor) -> np.ndarray:
+        """The same numbers."""
         return values.numpy()
 
     def decode(self, array: np.ndarray) -> Tensor:
+        """The same numbers."""
         return torch.from_numpy(array)
 
 
@@ -42,10 +45,13 @@ class Quadratics:
 
     @property
     def shares(self) -> Tensor:
+        """n_i / n, [N]."""
         n = torch.tensor(self.examples, dtype=torch.float64)
         return n / n.sum()
 
     def losses(self, client: int) -> Losses[int]:
+        """f_i for a stack of rows; a batch is nothing but a turn."""
+
         def losses(rows: Tensor, batch: int) -> Tensor:
             away = rows - self.centres[client].to(rows.dtype)
             return 0.5 * ((away @ self.curvature[client].to(rows.dtype)) * away).sum(1)
@@ -118,11 +124,12 @@ class Federation:
         self.per_round = per_round or len(self.clients)
         self.store = store or MemoryStore()
         self.rng = np.random.default_rng(seed)
-        self.state: State = self._algorithm().initial(("x",), torch.zeros_like(problem.centres[0]))
+        self.rows = MemoryRows()
+        self.state: State = self.algorithm().initial(("x",), torch.zeros_like(problem.centres[0]))
 
     def round(self, asked: Sequence[int] | None = None, arrives: Callable[[int], bool] = lambda client: True) -> None:
         """One round; the replies of clients for which `arrives` is false are lost on their way back."""
-        algorithm = self._algorithm()
+        algorithm = self.algorithm()
         total = algorithm.begin(self.state)
         for client in sample_clients(self.clients, self.per_round, self.rng) if asked is None else asked:
             update = self.train(client)
@@ -143,28 +150,34 @@ class Federation:
     def train(self, client: int) -> Update:
         """A device's round: resume, train, keep what is pending, reply."""
         problem, eta, epoch = self.problem, self.settings.local.learning_rate, self.state.drift.epoch
-        x, c = rounded(self.codec, self.state.x), self._algorithm().drift.downlink(self.state)
-        kept = self.store.resume(client, self.state.accepted.get(client, 0))
-        control = kept.control if kept is not None and kept.epoch == epoch else torch.zeros_like(x)
+        x, c = rounded(self.codec, self.state.x), self.algorithm().downlink(self.state)
+        kept = self.store.resume(client, self.state.accepted.get(client, 0)) or ClientState(0, epoch, {})
+        control = torch.zeros_like(x) if kept.control is None or kept.epoch != epoch else kept.control
         d = None
         if c is not None:
             c = rounded(self.codec, c)
             d = (c - control)[None]
         steps = problem.steps[client]
         blocks = [slice(0, len(x))]
-        result = local_update(x[None], range(steps), problem.losses(client), self._optimizer(), d, blocks)
+        optimizer = self._optimizer(kept)
+        pull = Pull(self.settings.local.proximal, len(x)) if self.settings.local.proximal else None
+        result = local_update(x[None], range(steps), problem.losses(client), optimizer, d, blocks, pull)
         delta = rounded(self.codec, x - result.rows[0])
         if c is not None:
             control = control + delta / (steps * eta) - c
-        self.store.keep(client, ClientState(self.state.round + 1, epoch, torch.zeros(1), control))
+        pending = ClientState(self.state.round + 1, epoch, {}, control)
+        if isinstance(optimizer, Adam) and not self.settings.local.restart_moments:
+            stack = torch.cat([optimizer.moments.m, optimizer.moments.v])
+            pending = replace(pending, moments=stack, steps=optimizer.moments.t)
+        self.store.keep(client, pending)
         shared = self.settings.local.device_second_moment == "shared"
         moments = result.second_moments[0] if shared else None
-        return Update(client, problem.examples[client], steps, delta, kept.round if kept else 0, moments)
+        return Update(client, problem.examples[client], steps, delta, kept.round, moments)
 
     def control(self, client: int) -> Tensor:
         """c_i as the device would go on from it, [R] float64; zeros where it has none of this epoch."""
         kept = self.store.resume(client, self.state.accepted.get(client, 0))
-        if kept is None or kept.epoch != self.state.drift.epoch:
+        if kept is None or kept.control is None or kept.epoch != self.state.drift.epoch:
             return torch.zeros_like(self.state.x)
         return kept.control.to(torch.float64)
 
@@ -176,14 +189,19 @@ class Federation:
         """The device's disk dies: no round matches what is asked for here, so the store drops all it has."""
         self.store.resume(client, -1)
 
-    def _algorithm(self) -> FedPepTAO:
-        return build(self.settings, sum(self.problem.examples), self.codec)
+    def algorithm(self) -> Algorithm:
+        """As the settings say now: a schedule changes them from round to round."""
+        shares, steps = self.problem.shares, torch.tensor(self.problem.steps, dtype=torch.float64)
+        cohort = Cohort(len(self.clients), sum(self.problem.examples), float(shares @ steps))
+        setup = replace(self.settings.federation, clients=len(self.clients), clients_per_round=self.per_round)
+        return build(replace(self.settings, federation=setup), cohort, self.codec, lambda: self.rows)
 
-    def _optimizer(self) -> DeviceOptimizer:
+    def _optimizer(self, kept: ClientState) -> DeviceOptimizer:
         local = self.settings.local
+        moments = None if kept.moments is None else Moments(kept.steps, *kept.moments[:, None])
         if local.device_optimizer == "sgd":
             return SGD(local.learning_rate, local.clip_norm)
         if local.device_second_moment == "shared" and self.state.vbar is not None:
             vbar = self.state.vbar.expand(self.state.x.shape)
-            return SharedAdam(local.learning_rate, local.weight_decay, local.clip_norm, vbar)
-        return Adam(local.learning_rate, local.weight_decay, local.clip_norm)
+            return SharedAdam(local.learning_rate, local.weight_decay, local.clip_norm, vbar, moments)
+        return Adam(local.learning_rate, local.weight_decay, local.clip_norm, moments)

@@ -1,0 +1,101 @@
+"""A client's share of large eigenvalues, at the prompts that it is sent (section 2.2 of docs/ALGORITHMS.md).
+
+Prompts of all layers vary, the head is held fixed; one fixed batch, dropout off, float32. `eigengap` also follows eight steps of
+the device's optimiser from there, to see how far the gradient is from linear.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+
+import torch
+from torch import Tensor
+
+from client_app.host import device_optimizer, shard_of
+from federation import resources
+from federation.evaluation import losses_on
+from federation.messages import Ask, CurvatureReply
+from federation.randomness import generator
+from federation.settings import Settings
+from models.curvature import Hessian, Loss, gradient, prompt_loss, second_order
+from strategies.ratio import Estimate, eigengap, lipschitz, plateau
+from strategies.spectrum import Spectrum, spectrum, stochastic_lanczos
+
+LIPSCHITZ_STEPS = 8
+
+
+def spectrum_of(settings: Settings, ask: Ask, client: int) -> CurvatureReply:
+    """The spectrum and r_i.
+
+    Raises:
+        ValueError: a product, or a gradient, was not finite.
+    """
+    started = time.monotonic()
+    model = resources.prompted(settings, ask.layers, len(ask.labels))
+    train, _ = shard_of(settings, client)
+    batch = _batch(settings, client, len(train))
+    losses = losses_on(model, train, ask.labels)
+    try:
+        with second_order():
+            loss, x = prompt_loss(lambda rows: losses(rows, batch), model.layout, ask.shared.to(model.backbone.device))
+            hessian = Hessian(loss, x)
+            found = _spectrum(settings, hessian, client, x)
+            lip = _lipschitz(settings, ask, hessian, loss, x) if settings.selection.estimator == "eigengap" else 0.0
+    finally:
+        model.unbind()
+    estimate = _estimate(settings, found, lip)
+    return CurvatureReply(
+        client=client,
+        round=ask.round,
+        batch=len(batch),
+        parameters=len(x),
+        ratio=estimate.ratio,
+        found=estimate.found,
+        gaps_low=[a for a, _ in estimate.gaps],
+        gaps_high=[b for _, b in estimate.gaps],
+        lipschitz=lip,
+        theta=found.theta.tolist(),
+        weight=found.weight.tolist(),
+        residual=found.residual.tolist(),
+        products=found.products + (LIPSCHITZ_STEPS if settings.selection.estimator == "eigengap" else 0),
+        seconds=time.monotonic() - started,
+        peak_bytes=_peak_bytes(),
+    )
+
+
+def _batch(settings: Settings, client: int, examples: int) -> list[int]:
+    rng = generator(settings.federation.seed, "curvature", client)
+    chosen: list[int] = rng.permutation(examples)[: settings.selection.curvature_examples].tolist()
+    return chosen
+
+
+def _spectrum(settings: Settings, hessian: Hessian, client: int, x: Tensor) -> Spectrum:
+    steps, rng = settings.selection.curvature_steps, generator(settings.federation.seed, "probe", client)
+    if settings.selection.estimator == "plateau":  # one probe, and never the whole matrix
+        return stochastic_lanczos(hessian.times, len(x), steps, 1, rng, x.dtype, x.device)
+    return spectrum(hessian.times, len(x), steps, settings.selection.curvature_probes, rng, x.dtype, x.device)
+
+
+def _lipschitz(settings: Settings, ask: Ask, hessian: Hessian, loss: Loss, x: Tensor) -> float:
+    """Along delta_0 = 0 .. delta_8, the way the device's optimiser goes from here on this batch."""
+    optimizer, at = device_optimizer(settings, ask, (), x.device), x[None].clone()
+    displacements, gradients = [torch.zeros_like(x)], [hessian.gradient]
+    for _ in range(LIPSCHITZ_STEPS):
+        optimizer.step(at, gradients[-1][None], None)
+        displacements.append(at[0] - x)
+        gradients.append(gradient(loss, at[0]))
+    products = [torch.zeros_like(x), *(hessian.times(delta) for delta in displacements[1:])]
+    return lipschitz(torch.stack(displacements), torch.stack(gradients), torch.stack(products))
+
+
+def _estimate(settings: Settings, found: Spectrum, lip: float) -> Estimate:
+    if settings.selection.estimator == "plateau":
+        return Estimate(plateau(found.theta, found.weight), (), found=True)
+    return eigengap(found, lip)
+
+
+def _peak_bytes() -> int:
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,0 +1,60 @@
+"""What is odd about settings, and yet allowed: values that have no effect beside the others, and one that is likely a slip."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from federation.settings import Settings, defaults
+
+Inert = tuple[tuple[str, ...], Callable[[Settings], bool], str]
+
+_INERT: tuple[Inert, ...] = (
+    (
+        ("warmup-rounds", "curvature-steps", "curvature-probes", "curvature-examples"),
+        lambda s: s.selection.estimator is None,
+        "ratio is a number",
+    ),
+    (
+        ("ratio", "score-order", "score-batches"),
+        lambda s: s.selection.layers != "auto",
+        "layers are named, not chosen by score",
+    ),
+    (("max-lost-share",), lambda s: s.server.drift_correction != "device", 'drift-correction is not "device"'),
+    (
+        ("server-momentum",),
+        lambda s: s.server.server_optimizer == "none" and s.server.variant == "fedpeptao",
+        'server-optimizer is "none"',
+    ),
+    (
+        ("server-second-momentum",),
+        lambda s: s.server.server_optimizer not in ("adam", "yogi"),
+        "server-optimizer is neither adam nor yogi",
+    ),
+    (
+        ("server-adaptivity",),
+        lambda s: s.server.server_optimizer not in ("adam", "yogi", "adagrad"),
+        "server-optimizer is not an adaptive one",
+    ),
+    (("alpha",), lambda s: s.federation.partition == "iid", 'partition is "iid"'),
+    (("weight-decay",), lambda s: s.local.device_optimizer == "sgd", 'device-optimizer is "sgd"'),
+)
+_ADAPTIVE_LIMIT = 0.5
+
+
+def remarks(settings: Settings) -> list[str]:
+    """One line for each oddity, for people; none where all is usual."""
+    flat, usual = settings.flat(), defaults()
+    lines = [
+        f"{key} = {flat[key]!r} has no effect: {why}"
+        for keys, inert, why in _INERT
+        if inert(settings)
+        for key in keys
+        if flat[key] != usual[key]
+    ]
+    server = settings.server
+    if server.server_optimizer in ("adam", "yogi", "adagrad") and server.server_learning_rate > _ADAPTIVE_LIMIT:
+        lines.append(
+            f"server-learning-rate = {server.server_learning_rate:g} with server-optimizer = {server.server_optimizer!r} "
+            "moves every parameter by about that much a round: 0.001 to 0.1 is usual"
+        )
+    return lines

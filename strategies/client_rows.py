@@ -1,0 +1,152 @@
+"""A row of parameters per client that the server keeps: displacements of the server correction, c_i of the released arithmetic.
+
+At 10^5 clients of half a million parameters they are 200 GB, so they lie in one sparse file, read and written row by row at its
+place: memory holds one row, disk only clients that were ever sampled. Positioned reads and writes, not a memory map: a page
+fault for each 4 kB makes first writes many times slower (experiments/state_store.py measures both).
+
+Two slots per client, in the phases of client_app/state.py: a row is written to the slot that does not hold the accepted round, so
+that a server which dies in a round, and goes on from the state before it, finds the rows of that state.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from fedpeptao.errors import RunError
+
+_MAGIC, _VERSION, _PAGE = b"fedpeptao rows\0\0", 1, 4096
+_HEADER = struct.Struct("<16sqqq")  # magic, version, clients, size
+_TAGS = struct.Struct("<qq")  # the round of each slot's row; 0 for none
+
+
+class ClientRows(Protocol):
+    """The port: two verbs."""
+
+    def read(self, client: int, accepted: int) -> Tensor | None:
+        """The row [R] written for a client in round `accepted`, its last accepted one; None if there is none."""
+
+    def write(self, client: int, server_round: int, row: Tensor, accepted: int) -> None:
+        """Keeps the row of a round that has not ended; that of round `accepted` stays."""
+
+
+class MemoryRows:
+    """In memory, of any dtype: for tests and small problems."""
+
+    def __init__(self) -> None:
+        self._rows: dict[int, dict[int, Tensor]] = {}
+
+    def read(self, client: int, accepted: int) -> Tensor | None:
+        """See ClientRows."""
+        return self._rows.get(client, {}).get(accepted)
+
+    def write(self, client: int, server_round: int, row: Tensor, accepted: int) -> None:
+        """See ClientRows."""
+        kept = {made: old for made, old in self._rows.get(client, {}).items() if made == accepted}
+        self._rows[client] = {**kept, server_round: row.clone()}
+
+
+class FileRows:
+    """In one sparse file, float32.
+
+    Args:
+        path: the file; made if it is not there, gone on with if it is.
+        clients: N; a client is a number below it.
+        size: R.
+
+    Raises:
+        RunError: the file is not one of these, or of other numbers.
+    """
+
+    def __init__(self, path: Path, clients: int, size: int) -> None:
+        self.path, self.clients, self.size = path, clients, size
+        self._tags_at = _PAGE
+        self._rows_at = _pages(self._tags_at + clients * _TAGS.size)
+        self._stride = _pages(4 * size)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        self._open(_HEADER.pack(_MAGIC, _VERSION, clients, size))
+
+    def read(self, client: int, accepted: int) -> Tensor | None:
+        """See ClientRows."""
+        tags = self._tags(client)
+        if not accepted or accepted not in tags:
+            return None
+        row = torch.empty(self.size, dtype=torch.float32)
+        _read_whole(self._file, row.numpy().data.cast("B"), self._place(client, tags.index(accepted)), self.path)
+        return row
+
+    def write(self, client: int, server_round: int, row: Tensor, accepted: int) -> None:
+        """See ClientRows. ValueError for a row of another size."""
+        values = row.detach().cpu().to(torch.float32).contiguous()
+        if values.shape != (self.size,):
+            raise ValueError(f"client {client}: a row of shape {tuple(values.shape)} is none of {self.size} parameters")
+        tags = list(self._tags(client))
+        slot = 1 if accepted and tags[0] == accepted else 0
+        place = self._tags_at + client * _TAGS.size
+        tags[slot] = 0
+        _write_whole(self._file, _TAGS.pack(*tags), place)  # no tag vouches for a row that is half written
+        _write_whole(self._file, values.numpy().data.cast("B"), self._place(client, slot))
+        tags[slot] = server_round
+        _write_whole(self._file, _TAGS.pack(*tags), place)
+
+    def close(self) -> None:
+        """Nothing can be read or written any more."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    def __del__(self) -> None:
+        self.close()
+
+    def _open(self, header: bytes) -> None:
+        found = os.pread(self._file, _HEADER.size, 0)
+        if not found:
+            os.ftruncate(
+                self._file, self._rows_at + 2 * self.clients * self._stride
+            )  # apparent size: no block is taken
+            _write_whole(self._file, header, 0)
+        elif found != header:
+            self.close()
+            what = "is not a file of client rows"
+            if found[:16] == _MAGIC:
+                _, version, clients, size = _HEADER.unpack(found)
+                what = f"holds rows of {size} parameters for {clients} clients (version {version})"
+            raise RunError(
+                f"{self.path} {what}, not of {self.size} for {self.clients}: move it away, or start another run"
+            )
+
+    def _tags(self, client: int) -> tuple[int, int]:
+        if not 0 <= client < self.clients:
+            raise ValueError(f"client {client} is none of 0 to {self.clients - 1}")
+        first, second = _TAGS.unpack(os.pread(self._file, _TAGS.size, self._tags_at + client * _TAGS.size))
+        return first, second
+
+    def _place(self, client: int, slot: int) -> int:
+        return self._rows_at + (2 * client + slot) * self._stride
+
+
+def _pages(size: int) -> int:
+    """Rounded up to whole pages."""
+    return -(-size // _PAGE) * _PAGE
+
+
+def _read_whole(file: int, into: memoryview, place: int, path: Path) -> None:
+    done = 0
+    while done < len(into):
+        count = os.preadv(file, [into[done:]], place + done)
+        if not count:
+            raise RunError(f"{path} was cut short at {place + done} bytes")
+        done += count
+
+
+def _write_whole(file: int, content: bytes | memoryview, place: int) -> None:
+    done = 0
+    view = memoryview(content)
+    while done < len(view):
+        done += os.pwrite(file, view[done:], place + done)

@@ -1,0 +1,63 @@
+"""The batches that a node draws for a client: behind its score, and in its epochs (sections 2.1, 2.4 of docs/ALGORITHMS.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from client_app import host
+from data.batches import Encoded, score_batches
+from federation import resources
+from federation.randomness import generator
+from federation.settings import Settings, parse
+from strategies.selection import SCORE_BATCH, batch_score
+from tests.small_runs import Flat
+
+MakeFlat = Callable[..., Flat]
+
+
+@pytest.fixture
+def settings(make_flat: MakeFlat) -> Settings:
+    return parse(make_flat(clients=2, clients_per_round=2, local_epochs=3, batch_size=4))
+
+
+def shard(settings: Settings, client: int) -> Encoded:
+    return host._shard(settings, client)[0]
+
+
+def batches(settings: Settings, client: int, server_round: int) -> list[list[list[int]]]:
+    """Per epoch: the batches, by place in client 0's shard whoever asks."""
+    train = shard(settings, 0)
+    found = list(host._batches(settings, train, client, server_round))
+    per_epoch = len(found) // settings.local.local_epochs
+    return [found[start : start + per_epoch] for start in range(0, len(found), per_epoch)]
+
+
+def test_a_score_is_the_mean_over_all_its_batches(settings: Settings) -> None:
+    several = replace(settings, selection=replace(settings.selection, score_batches=3))
+    train, backbone = shard(several, 0), resources.backbone(several)
+    drawn = score_batches(train, SCORE_BATCH, 3, generator(several.federation.seed, "score", 0))
+    assert len(drawn) > 1
+    per_batch = []
+    for rows in drawn:
+        inputs = host.batch_inputs(backbone, train, rows)
+        per_batch.append([batch_score(h, inputs["attention_mask"]) for h in backbone.block_outputs(inputs)])
+    wanted = [sum(layer) / len(drawn) for layer in zip(*per_batch, strict=True)]
+    assert host.layer_scores(several, 0, train) == pytest.approx(wanted)
+    assert wanted != pytest.approx(per_batch[-1], rel=1e-3)
+
+
+def test_each_epoch_holds_every_example_once(settings: Settings) -> None:
+    epochs = batches(settings, 0, 1)
+    assert len(epochs) == 3
+    for epoch in epochs:
+        assert sorted(row for batch in epoch for row in batch) == list(range(len(shard(settings, 0))))
+
+
+def test_epochs_rounds_and_clients_have_an_order_of_their_own(settings: Settings) -> None:
+    first, second, third = batches(settings, 0, 1)
+    orders = [first, second, third, batches(settings, 0, 2)[0], batches(settings, 1, 1)[0]]
+    assert all(a != b for place, a in enumerate(orders) for b in orders[:place])
+    assert batches(settings, 0, 1) == [first, second, third]

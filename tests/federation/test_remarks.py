@@ -1,0 +1,64 @@
+"""Oddities are remarked on, in words, and usual settings are not."""
+
+from __future__ import annotations
+
+import pytest
+
+from federation.remarks import remarks
+from federation.settings import Scalar, defaults, parse
+
+
+def of(**changes: Scalar) -> list[str]:
+    return remarks(parse({**defaults(), **{key.replace("_", "-"): value for key, value in changes.items()}}))
+
+
+def test_the_defaults_are_usual() -> None:
+    assert of() == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "key", "why"),
+    [
+        ({"warmup_rounds": 3}, "warmup-rounds", "ratio is a number"),
+        ({"ratio": 0.25, "layers": "1"}, "ratio", "layers are named"),
+        ({"score_order": "lowest", "layers": "all"}, "score-order", "layers are named"),
+        ({"max_lost_share": 0.1, "drift_correction": "server"}, "max-lost-share", "device"),
+        ({"server_momentum": 0.5, "server_optimizer": "none"}, "server-momentum", "none"),
+        ({"server_second_momentum": 0.9}, "server-second-momentum", "neither adam nor yogi"),
+        ({"server_adaptivity": 0.1}, "server-adaptivity", "adaptive"),
+        ({"alpha": 1.0, "partition": "iid"}, "alpha", "iid"),
+        ({"weight_decay": 0.1, "device_optimizer": "sgd"}, "weight-decay", "sgd"),
+    ],
+)
+def test_a_changed_value_without_effect_is_named(changes: dict[str, Scalar], key: str, why: str) -> None:
+    (line,) = of(**changes)
+    assert line.startswith(f"{key} = ")
+    assert "has no effect" in line
+    assert why in line
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"warmup_rounds": 3, "ratio": "eigengap"},
+        {"max_lost_share": 0.1},
+        {"server_momentum": 0.5},
+        {
+            "server_optimizer": "adam",
+            "server_learning_rate": 0.01,
+            "server_second_momentum": 0.9,
+            "server_adaptivity": 0.1,
+        },
+        {"server_optimizer": "none"},
+        {"alpha": 1.0},
+    ],
+)
+def test_one_with_an_effect_is_not(changes: dict[str, Scalar]) -> None:
+    assert of(**changes) == []
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "yogi", "adagrad"])
+def test_plain_averagings_server_learning_rate_is_too_much_for_an_adaptive_optimizer(optimizer: str) -> None:
+    (line,) = of(server_optimizer=optimizer)
+    assert "server-learning-rate = 1" in line
+    assert "0.001 to 0.1" in line

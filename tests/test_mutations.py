@@ -1,0 +1,65 @@
+"""The list of wrong formulas fits the code, and docs/MUTATIONS.md fits the list (tests/mutations.py tries them)."""
+
+from __future__ import annotations
+
+import ast
+from collections import Counter
+
+import pytest
+
+from tests.mutations import PAGE, ROOT, Mutation, Outcome, load, page, row
+
+MUTATIONS = load()
+EACH = pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda m: f"{m.part}: {m.wrong}")
+
+
+def rows_of_the_page() -> list[tuple[str, str]]:
+    """(all columns but the last, the last)."""
+    lines = [line for line in PAGE.read_text(encoding="utf8").splitlines() if line.startswith("| ")][1:]
+    return [(before + " |", last.strip()) for before, _, last in (line[:-2].rpartition(" | ") for line in lines)]
+
+
+@EACH
+def test_a_mutation_changes_one_place_of_a_file_that_still_parses(mutation: Mutation) -> None:
+    mutated = mutation.apply(ROOT)  # each old text occurs once, or it raises
+    assert ast.dump(ast.parse(mutated)) != ast.dump(ast.parse((ROOT / mutation.file).read_text(encoding="utf8")))
+
+
+@EACH
+def test_its_tests_exist(mutation: Mutation) -> None:
+    assert mutation.tests
+    assert [name for name in mutation.tests if not (ROOT / name).is_file()] == []
+
+
+def test_no_mutation_is_listed_twice() -> None:
+    assert [key for key, n in Counter((m.file, m.edits, m.tests) for m in MUTATIONS).items() if n > 1] == []
+    assert [key for key, n in Counter(row(m) for m in MUTATIONS).items() if n > 1] == []
+
+
+def test_an_old_text_that_is_not_there_exactly_once_is_refused() -> None:
+    for old in ("no such formula", "def "):
+        stale = Mutation("part", "strategies/drift.py", "wrong", ((old, "new"),), ())
+        with pytest.raises(ValueError, match="part, wrong: strategies/drift.py has"):
+            stale.apply(ROOT)
+
+
+def test_the_page_lists_exactly_these_mutations() -> None:
+    """If not: python -m tests.mutations."""
+    assert [before for before, _ in rows_of_the_page()] == [row(mutation) for mutation in MUTATIONS]
+
+
+def test_the_page_names_tests_that_exist_and_no_mutation_that_survived() -> None:
+    for before, last in rows_of_the_page():
+        file, _, name = last.removeprefix("**timed out** ").partition(" ")
+        assert f"def {name}(" in (ROOT / file).read_text(encoding="utf8"), before
+
+
+def test_a_survivor_stands_out_on_the_page() -> None:
+    one = Mutation("part", "a.py", "in words", (("x | y", ""), ("a\n    b", "c")), ("tests/a.py",))
+    shown = page([one, one], [Outcome("survived", "", 1.0, ""), Outcome("caught", "tests/a.py::test_b", 1.0, "")], 60)
+    codes = "in words<br>`x \\| y` → nothing<br>`a ⏎ b` → `c`"
+    assert "2 wrong formulas, 1 noticed, in 1.0 minutes" in shown
+    assert shown.splitlines()[-2:] == [
+        f"| part | `a.py` | {codes} | **survived**  |",
+        f"| part | `a.py` | {codes} | tests/a.py test_b |",
+    ]
