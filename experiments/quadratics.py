@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 
 import numpy as np
 import torch
@@ -79,6 +80,40 @@ class Quadratics:
         ]
         return self._balance(torch.stack(moved), weights)
 
+    def proximal_point(self, weights: Tensor, eta: float, mu: float) -> Tensor:
+        """FedProx's: where sum weights_i Delta_i = 0, Delta_i = (I - (I - eta B_i)^K_i) B_i^-1 A_i (x - a_i), B_i = A_i + mu I.
+
+        y = x_i - x starts at 0 and goes y <- y - eta (A_i (x - a_i) + B_i y). Towards mu = 0 it is averaging_point; towards
+        mu = infinity with eta mu = 1 a round is one gradient step of 1/mu on every device, whatever its K_i: the optimum.
+        """
+        eye = torch.eye(self.centres.shape[1], dtype=torch.float64)
+        B = self.curvature + mu * eye
+        moved = [
+            (eye - torch.linalg.matrix_power(eye - eta * b, k)) @ torch.linalg.solve(b, a)
+            for b, a, k in zip(B, self.curvature, self.steps, strict=True)
+        ]
+        return self._balance(torch.stack(moved), weights)
+
+    def median(self, weights: Tensor) -> Tensor:
+        """Of the a_i on a line, by weight, [1]: where sum weights_i sign(x - a_i) changes its sign."""
+        order = self.centres[:, 0].argsort()
+        half = torch.searchsorted(weights[order].cumsum(0), weights.sum() / 2)
+        return self.centres[order[half]]
+
+    def step_shares(self) -> Tensor:
+        """n_i K_i over their sum."""
+        work = self.shares * torch.tensor(self.steps, dtype=torch.float64)
+        return work / work.sum()
+
+    def expected_weights(self, per_round: int) -> Tensor:
+        """E[w_i] when `per_round` clients are drawn uniformly without replacement."""
+        n = torch.tensor(self.examples, dtype=torch.float64)
+        draws = list(combinations(range(len(n)), per_round))
+        weights = torch.zeros_like(n)
+        for drawn in map(list, draws):
+            weights[drawn] += n[drawn] / n[drawn].sum() / len(draws)
+        return weights
+
     def _balance(self, matrices: Tensor, weights: Tensor) -> Tensor:
         left = torch.einsum("n,nij->ij", weights, matrices)
         solution: Tensor = torch.linalg.solve(left, torch.einsum("n,nij,nj->i", weights, matrices, self.centres))
@@ -95,6 +130,13 @@ def four_clients() -> Quadratics:
     return Quadratics(curvature, centres, examples=(10, 25, 40, 75), steps=(6, 1, 3, 2))
 
 
+def line(examples: tuple[int, ...], steps: tuple[int, ...]) -> Quadratics:
+    """Five clients on a line, of very different curvature, with their optima at -3, -1, 0.5, 2, 7."""
+    centres = torch.tensor([[-3.0], [-1.0], [0.5], [2.0], [7.0]], dtype=torch.float64)
+    curvature = torch.tensor([3.0, 0.2, 0.5, 1.0, 4.0], dtype=torch.float64)[:, None, None]
+    return Quadratics(curvature, centres, examples, steps)
+
+
 def settings(**overrides: Scalar) -> Settings:
     """The defaults with SGD, a clip that never bites and plain averaging; then the overrides (underscores for hyphens)."""
     plain: dict[str, Scalar] = {
@@ -105,6 +147,16 @@ def settings(**overrides: Scalar) -> Settings:
         "server-momentum": 0.0,
     }
     return parse({**defaults(), **plain, **{key.replace("_", "-"): value for key, value in overrides.items()}})
+
+
+def distance(a: Tensor, b: Tensor) -> float:
+    """2-norm of the difference."""
+    return float((a - b).norm())
+
+
+def jitter(path: Tensor) -> float:
+    """How far x [rounds, R] still moves in the last 50 rounds."""
+    return float((path[-50:] - path[-1]).abs().max())
 
 
 class Federation:

@@ -102,7 +102,7 @@ def _plain(path: Path, asked: list[int], again: list[int], ring: list[torch.Tens
     file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     for place, client in enumerate(asked):
         if client in known:
-            os.preadv(file, [buffer], 2 * client * 4 * size)
+            os.preadv(file, [buffer.data], 2 * client * 4 * size)
         os.pwrite(file, ring[place % RING].numpy().data, 2 * client * 4 * size)
     os.close(file)
 

@@ -173,15 +173,16 @@ def _decode_curvature_reply(record: Mapping[str, Any]) -> CurvatureReply:
     reply: CurvatureReply = _from_record(CurvatureReply, record)
     if reply.fault:
         return reply
-    lists = (reply.theta, reply.weight, reply.residual, reply.gaps_low, reply.gaps_high)
-    whole = len(reply.theta) == len(reply.weight) == len(reply.residual) > 0 and len(reply.gaps_low) == len(
-        reply.gaps_high
-    )
-    if not whole or not all(math.isfinite(value) for values in lists for value in values):
-        return replace(reply, fault="refused: its spectrum is not whole, or not finite")
+    spectrum = (reply.theta, reply.weight, reply.residual)
+    same = len({len(values) for values in spectrum}) == 1 and len(reply.gaps_low) == len(reply.gaps_high)
+    finite = all(math.isfinite(value) for values in (*spectrum, reply.gaps_low, reply.gaps_high) for value in values)
+    if not (reply.theta and same and finite and min(reply.weight) >= 0 and min(reply.residual) >= 0):
+        return CurvatureReply(reply.client, reply.round, fault="refused: its spectrum is not whole, or not finite")
     if not (0 <= reply.ratio <= 1 and 0 <= reply.lipschitz < math.inf and reply.parameters > 0 and reply.batch > 0):
         why = f"ratio {reply.ratio}, Lipschitz estimate {reply.lipschitz}, {reply.parameters} parameters, {reply.batch} examples"
-        return replace(reply, fault=f"refused: {why}")
+        return CurvatureReply(reply.client, reply.round, fault=f"refused: {why}")
+    if not (0 <= reply.seconds < math.inf and reply.peak_bytes >= 0):
+        return CurvatureReply(reply.client, reply.round, fault=f"refused: {reply.seconds} s, {reply.peak_bytes} bytes")
     return reply
 
 

@@ -12,12 +12,14 @@ from typing import Any
 
 from fedpeptao.console import MARKER as MARK
 from fedpeptao.console import say
+from strategies.selection import layer_count
 
 __all__ = [
     "MARK",
     "bytes_text",
     "duration",
     "layers_table",
+    "ratio_table",
     "round_header",
     "round_line",
     "say",
@@ -93,6 +95,28 @@ def layers_table(scores: Sequence[float] | None, chosen: Sequence[int]) -> str:
     for layer, score in enumerate(scores):
         bar = ("#" if layer in chosen else ".") * max(1, round(_BAR * max(score, 0) / top))
         lines.append(f"{layer:>5}  {score:>9.3f}  {bar:<{_BAR}}  {'chosen' if layer in chosen else ''}".rstrip())
+    return "\n".join(lines)
+
+
+def ratio_table(figures: Mapping[str, Any], layers: int) -> str:
+    """spectrum.json, for people: a line per client, then r, the number of layers that it comes to, and what it cost."""
+    columns = f"{'examples':>8}  {'parameters':>11}  lambda min  lambda max  Lipschitz  gaps  {'lowest gap':<20}"
+    lines = [f"   client  {columns}  {'ratio':>8}  seconds"]
+    for one in figures["clients"]:
+        lipschitz, gaps, lowest = "-", "-", "-"
+        if figures["estimator"] == "eigengap":
+            found = list(zip(one["gaps_low"], one["gaps_high"], strict=True))
+            lipschitz, gaps = f"{one['lipschitz']:.2e}", str(len(found))
+            lowest = f"{found[0][0]:.2e} to {found[0][1]:.2e}" if found else "none"
+        lines.append(
+            f"{one['client']:>9}  {one['examples']:>8}  {one['parameters']:>11,}  {min(one['theta']):>10.2e}"
+            f"  {max(one['theta']):>10.2e}  {lipschitz:>9}  {gaps:>4}  {lowest:<20}"
+            f"  {one['ratio']:>8.3g}  {one['seconds']:>7.1f}"
+        )
+    cost = f"{duration(figures['seconds'])}, {bytes_text(figures['down_bytes'] + figures['up_bytes'])}"
+    memory = f"at most {bytes_text(figures['peak_bytes'])} of memory in a client's process"
+    count = layer_count(figures["ratio"], layers)
+    lines.append(f"Ratio {figures['ratio']:.3g}: {count} of {layers} layers ({cost}, {memory})")
     return "\n".join(lines)
 
 

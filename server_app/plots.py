@@ -1,8 +1,4 @@
-"""A run's figures as pictures, drawn from its folder alone: also later, and also of a run that was cut short.
-
-Figures are made without pyplot, so that no state of matplotlib is touched. Colours are those of Okabe and Ito, which
-colour-blind readers can tell apart; marker shapes say the same again.
-"""
+"""A run's figures as pictures, drawn from its folder alone: also later, and also of a run that was cut short."""
 
 from __future__ import annotations
 
@@ -14,18 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from server_app.canvas import BLUE, GREEN, GREY, GRID, SKY, VERMILLION, canvas, legend
 from server_app.console import say
+from server_app.density_plot import density_figure
 from server_app.events import BEFORE_ROUND
-from server_app.run_folder import METRICS, SETTINGS, SUMMARY, read_history, write_atomically
-
-DPI = 150
-_BLUE, _SKY, _GREEN, _VERMILLION, _GREY = "#0072B2", "#56B4E9", "#009E73", "#D55E00", "#C4C4C4"
+from server_app.run_folder import METRICS, SETTINGS, SPECTRUM, SUMMARY, read_history, write_atomically
 
 
 @dataclass(frozen=True)
@@ -37,25 +30,25 @@ class _Series:
     style: Mapping[str, Any]
 
 
-_PALE = {"color": _SKY, "linewidth": 1, "marker": ".", "markersize": 5, "alpha": 0.8}
-_BOLD = {"color": _BLUE, "linewidth": 2, "marker": "o", "markersize": 7, "markeredgecolor": "white"}
+_PALE = {"color": SKY, "linewidth": 1, "marker": ".", "markersize": 5, "alpha": 0.8}
+_BOLD = {"color": BLUE, "linewidth": 2, "marker": "o", "markersize": 7, "markeredgecolor": "white"}
 _ACCURACIES = (
     _Series("personalised_accuracy", "personalised, each round's clients", _PALE),
     _Series("global_accuracy", "shared model, test set", _BOLD),
     _Series(
         "all_personalised_accuracy",
         "personalised, all clients",
-        {"color": _VERMILLION, "linestyle": "none", "marker": "D", "markersize": 9, "markeredgecolor": "white"},
+        {"color": VERMILLION, "linestyle": "none", "marker": "D", "markersize": 9, "markeredgecolor": "white"},
     ),
     _Series(
         "all_shared_accuracy",
         "shared model, all clients",
-        {"color": _GREEN, "linestyle": "none", "marker": "^", "markersize": 11, "markeredgecolor": "white"},
+        {"color": GREEN, "linestyle": "none", "marker": "^", "markersize": 11, "markeredgecolor": "white"},
     ),
 )
 _LOSSES = (
     _Series("personalised_loss", "personalised, each round's clients", _PALE),
-    _Series("train_loss", "training", {"color": _VERMILLION, "linewidth": 2, "marker": "s", "markersize": 4}),
+    _Series("train_loss", "training", {"color": VERMILLION, "linewidth": 2, "marker": "s", "markersize": 4}),
     _Series("global_loss", "shared model, test set", _BOLD),
 )
 
@@ -64,7 +57,8 @@ def draw(folder: Path, tell: Callable[[str], None] = say) -> list[Path]:
     """Draws what a run's folder has figures for, and tells what it has none for.
 
     Returns:
-        The PNG files written, of accuracy_by_round, accuracy_by_bytes, loss and layer_scores.
+        The PNG files written, of accuracy_by_round, accuracy_by_bytes, loss, layer_scores, and spectral_density where the
+        ratio was estimated.
     """
     history = read_history(folder) if (folder / METRICS).exists() else []
     settings, summary = _read(folder / SETTINGS), _read(folder / SUMMARY)
@@ -76,6 +70,8 @@ def draw(folder: Path, tell: Callable[[str], None] = say) -> list[Path]:
         "loss": _curves("Loss by round", about, _LOSSES, history, "Round", "Cross-entropy (nats)"),
         "layer_scores": _layers(about, settings, summary),
     }
+    if (folder / SPECTRUM).exists():
+        figures["spectral_density"] = density_figure(about, _read(folder / SPECTRUM))
     written = []
     for name, figure in figures.items():
         if figure is None:
@@ -110,7 +106,7 @@ def points(history: Sequence[Mapping[str, Any]], key: str, by_traffic: bool) -> 
 def _curves(
     title: str, about: str, series: Sequence[_Series], history: Sequence[Mapping[str, Any]], x: str, y: str
 ) -> Figure | None:
-    figure, axes = _canvas(title, about)
+    figure, (axes,) = canvas(title, about)
     by_round = x == "Round"
     right = 1.0
     for one in series:
@@ -126,8 +122,8 @@ def _curves(
     axes.set_ylim(bottom=0)
     if by_round:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
-    axes.grid(color="#E6E6E6", linewidth=0.8)
-    _legend(figure, *axes.get_legend_handles_labels())
+    axes.grid(color=GRID, linewidth=0.8)
+    legend(figure, *axes.get_legend_handles_labels())
     return figure
 
 
@@ -135,42 +131,24 @@ def _layers(about: str, settings: Mapping[str, Any], summary: Mapping[str, Any])
     scores, chosen = summary.get("layer_scores"), summary.get("layers") or []
     if not scores and not chosen:
         return None
-    figure, axes = _canvas("Layer scores", about)
+    figure, (axes,) = canvas("Layer scores", about)
     heights = [score or 0.0 for score in scores] if scores else [1.0] * (max(chosen) + 1)
-    colours = [_BLUE if layer in chosen else _GREY for layer in range(len(heights))]
+    colours = [BLUE if layer in chosen else GREY for layer in range(len(heights))]
     axes.bar(range(len(heights)), heights, color=colours, width=0.75, zorder=3)
     axes.set_xlabel("Layer (0 is the lowest)", fontsize=12)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=16, integer=True))
     if scores:
         axes.set_ylabel("Score", fontsize=12)
-        axes.grid(axis="y", color="#E6E6E6", linewidth=0.8)
+        axes.grid(axis="y", color=GRID, linewidth=0.8)
     else:
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)
         axes.set_ylim(0, 1.6)
         axes.text(0.5, 0.85, "no scores: layers given by hand", transform=axes.transAxes, ha="center", fontsize=12)
     others = "without prompts" if settings.get("unselected-prompts") == "none" else "prompts stay on the client"
-    handles = [Patch(color=_BLUE), Patch(color=_GREY)]
-    _legend(figure, handles, ["chosen: prompts travel", f"not chosen: {others}"])
+    handles = [Patch(color=BLUE), Patch(color=GREY)]
+    legend(figure, handles, ["chosen: prompts travel", f"not chosen: {others}"])
     return figure
-
-
-def _canvas(title: str, about: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(8, 5.2), dpi=DPI, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12))
-    axes = figure.add_subplot()
-    room = 12 + 14 * (about.count("\n") + 1)  # points, for the lines of `about` between title and axes
-    axes.set_title(title, loc="left", fontsize=15, fontweight="bold", pad=room)
-    axes.text(0, 1.025, about, transform=axes.transAxes, fontsize=10.5, color="#444444", parse_math=False)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelsize=11)
-    return figure, axes
-
-
-def _legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
-    """Under the axes, where it hides nothing."""
-    figure.legend(
-        handles, labels, loc="outside lower center", ncols=3 if len(labels) == 3 else 2, fontsize=11, frameon=False
-    )
 
 
 def _about(settings: Mapping[str, Any], summary: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> str:

@@ -113,10 +113,8 @@ def _run(grid: RecordingGrid, settings: Settings, folder: RunFolder) -> Summary:
     warm, ratio = None, settings.selection.ratio
     if isinstance(ratio, str):
         warm = assembly.warm_up(backbone.num_layers)
-        rounds.run(warm, settings.selection.warmup_rounds - 1)
-        sent = warm.state
         rounds.run(warm, settings.selection.warmup_rounds)
-        known["ratio"] = ratio_phase.estimate(grid, settings, warm, sent, folder)
+        known["ratio"] = ratio_phase.estimate(grid, settings, warm, folder)
         ratio = float(known["ratio"]["ratio"])
     layers = roll_call.select_layers(settings, scores, ratio, backbone.num_layers)
     say(layers_table(scores, layers))

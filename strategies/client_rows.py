@@ -10,6 +10,7 @@ that a server which dies in a round, and goes on from the state before it, finds
 
 from __future__ import annotations
 
+import math
 import os
 import struct
 from pathlib import Path
@@ -60,17 +61,27 @@ class FileRows:
         size: R.
 
     Raises:
-        RunError: the file is not one of these, or of other numbers.
+        RunError: the file is not one of these, or of other numbers, or the disk does not take it.
     """
+
+    _file = -1  # none open
 
     def __init__(self, path: Path, clients: int, size: int) -> None:
         self.path, self.clients, self.size = path, clients, size
         self._tags_at = _PAGE
         self._rows_at = _pages(self._tags_at + clients * _TAGS.size)
         self._stride = _pages(4 * size)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        self._open(_HEADER.pack(_MAGIC, _VERSION, clients, size))
+        self._length = self._rows_at + 2 * clients * self._stride  # apparent: a block is taken when it is written
+        header = _HEADER.pack(_MAGIC, _VERSION, clients, size)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+            if not os.fstat(self._file).st_size:
+                os.ftruncate(self._file, self._length)
+                _write_whole(self._file, header, 0)
+        except OSError as error:
+            raise self._refused(error) from error
+        self._check(header)
 
     def read(self, client: int, accepted: int) -> Tensor | None:
         """See ClientRows."""
@@ -82,18 +93,23 @@ class FileRows:
         return row
 
     def write(self, client: int, server_round: int, row: Tensor, accepted: int) -> None:
-        """See ClientRows. ValueError for a row of another size."""
+        """See ClientRows. ValueError for a row of another size or not finite, RunError if the disk is full."""
         values = row.detach().cpu().to(torch.float32).contiguous()
         if values.shape != (self.size,):
             raise ValueError(f"client {client}: a row of shape {tuple(values.shape)} is none of {self.size} parameters")
+        if not math.isfinite(float(values.sum())) and not torch.isfinite(values).all():  # a sum costs a tenth
+            raise ValueError(f"client {client}: a row that is not finite")
         tags = list(self._tags(client))
         slot = 1 if accepted and tags[0] == accepted else 0
         place = self._tags_at + client * _TAGS.size
-        tags[slot] = 0
-        _write_whole(self._file, _TAGS.pack(*tags), place)  # no tag vouches for a row that is half written
-        _write_whole(self._file, values.numpy().data.cast("B"), self._place(client, slot))
-        tags[slot] = server_round
-        _write_whole(self._file, _TAGS.pack(*tags), place)
+        try:
+            tags[slot] = 0
+            _write_whole(self._file, _TAGS.pack(*tags), place)  # no tag vouches for a row that is half written
+            _write_whole(self._file, values.numpy().data.cast("B"), self._place(client, slot))
+            tags[slot] = server_round
+            _write_whole(self._file, _TAGS.pack(*tags), place)
+        except OSError as error:
+            raise self._refused(error) from error
 
     def close(self) -> None:
         """Nothing can be read or written any more."""
@@ -104,22 +120,27 @@ class FileRows:
     def __del__(self) -> None:
         self.close()
 
-    def _open(self, header: bytes) -> None:
+    def _check(self, header: bytes) -> None:
         found = os.pread(self._file, _HEADER.size, 0)
-        if not found:
-            os.ftruncate(
-                self._file, self._rows_at + 2 * self.clients * self._stride
-            )  # apparent size: no block is taken
-            _write_whole(self._file, header, 0)
-        elif found != header:
-            self.close()
+        what = ""
+        if found[:16] != _MAGIC or len(found) < _HEADER.size:
             what = "is not a file of client rows"
-            if found[:16] == _MAGIC:
-                _, version, clients, size = _HEADER.unpack(found)
-                what = f"holds rows of {size} parameters for {clients} clients (version {version})"
-            raise RunError(
-                f"{self.path} {what}, not of {self.size} for {self.clients}: move it away, or start another run"
-            )
+        elif found != header:
+            _, version, clients, size = _HEADER.unpack(found)
+            what = f"holds rows of {size} parameters for {clients} clients (version {version})"
+        elif os.fstat(self._file).st_size < self._length:
+            what = "was cut short"
+        if what:
+            self.close()
+            wanted = f"rows of {self.size} parameters for {self.clients} clients"
+            raise RunError(f"{self.path} {what}; {wanted} are wanted: move it away, or start another run")
+
+    def _refused(self, error: OSError) -> RunError:
+        whole = self._length / 1e9
+        return RunError(
+            f"{self.path}: {error.strerror or error}. Rows of all {self.clients} clients take {whole:.1f} GB there: "
+            "make room, or set runs-dir to a folder on another disk"
+        )
 
     def _tags(self, client: int) -> tuple[int, int]:
         if not 0 <= client < self.clients:

@@ -63,6 +63,7 @@ class PromptStrategy(Strategy):
     ) -> None:
         self.algorithm, self.state, self.roster, self.layout, self.codec = algorithm, state, roster, layout, codec
         self.warm_up, self._share_second_moments = warm_up, share_second_moments
+        self._sent = state.x  # by the last round that was closed
 
     def sampled(self, server_round: int) -> list[int]:
         """D_t, in the order in which replies are folded."""
@@ -92,7 +93,7 @@ class PromptStrategy(Strategy):
         new = self.algorithm.step(self.state, total)
         outcome.train_loss = losses / total.examples if total.examples else None
         outcome.update_norm = float((new.x - self.state.x).norm())
-        self.state = new
+        self._sent, self.state = self.state.x, new
         return outcome
 
     def close_evaluation(self, exchanges: Iterable[Exchange]) -> Outcome:
@@ -102,9 +103,9 @@ class PromptStrategy(Strategy):
             outcome.evaluations[reply.client] = reply.evaluation
         return outcome
 
-    def curvature_messages(self, sent: State) -> list[Message]:
+    def curvature_messages(self) -> list[Message]:
         """Asks the clients of the last round for spectra at the x that it sent out."""
-        return self._messages(CURVATURE, self.state.round, self.last_accepted(), sent.x)
+        return self._messages(CURVATURE, self.state.round, self.last_accepted(), self._sent)
 
     def close_curvature(self, exchanges: Iterable[Exchange]) -> tuple[Outcome, list[CurvatureReply]]:
         """What became of it, and the answers in the order of clients."""

@@ -72,7 +72,7 @@ def test_the_figures_of_the_roll_call(settings: Settings) -> None:
 def test_scores_are_means_over_batches_of_eight_without_prompts(settings: Settings) -> None:
     """All of one batch of the 8 examples there are: no choice is left to the generator."""
     smallest = min(range(5), key=lambda client: len(resources.shards(settings).train[client]))
-    train, _ = host._shard(settings, smallest)
+    train, _ = host.shard_of(settings, smallest)
     train = train.select(range(8))
     backbone = resources.backbone(settings)
     one = replace(settings, selection=replace(settings.selection, score_batches=3))
@@ -306,7 +306,7 @@ def test_a_client_that_was_never_sampled_has_the_common_prompts(settings: Settin
     assert (found.shared_correct, found.shared_loss_sum) == (found.correct, found.loss_sum)
     model, _, _ = model_of(settings, LAYERS, len(LABELS))
     model.bind(model.initial(settings.federation.seed, settings.model.prompt_init_std)[None])
-    _, shard = host._shard(settings, CLIENT)
+    _, shard = host.shard_of(settings, CLIENT)
     common = host.count(model, shard, LABELS, 32)
     assert (found.correct, found.loss_sum) == (common.correct, common.loss_sum)
 

@@ -24,7 +24,7 @@ def settings(make_flat: MakeFlat) -> Settings:
 
 
 def shard(settings: Settings, client: int) -> Encoded:
-    return host._shard(settings, client)[0]
+    return host.shard_of(settings, client)[0]
 
 
 def batches(settings: Settings, client: int, server_round: int) -> list[list[list[int]]]:

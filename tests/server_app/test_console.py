@@ -10,6 +10,7 @@ from server_app.console import (
     MARK,
     bytes_text,
     layers_table,
+    ratio_table,
     round_header,
     round_line,
     say,
@@ -119,6 +120,62 @@ def test_layers_as_bars() -> None:
 
 def test_layers_given_by_hand() -> None:
     assert layers_table(None, [3, 4]) == "Layers 3, 4 (no scores: layers given by hand)"
+
+
+SPECTRUM: dict[str, Any] = {
+    "estimator": "eigengap",
+    "ratio": 0.42,
+    "seconds": 83.2,
+    "down_bytes": 3_000_000,
+    "up_bytes": 800_000,
+    "peak_bytes": 1_340_000_000,
+    "clients": [
+        {
+            "client": 1234,
+            "examples": 432,
+            "parameters": 123_092_160,
+            "ratio": 2.1e-5,
+            "gaps_low": [3.51e-3, 0.5],
+            "gaps_high": [7e-3, 0.75],
+            "lipschitz": 6.63e-4,
+            "theta": [0.5, -1.63e-3, 0.7],
+            "seconds": 31.44,
+        },
+        {
+            "client": 2,
+            "examples": 5,
+            "parameters": 92_160,
+            "ratio": 1.0,
+            "gaps_low": [],
+            "gaps_high": [],
+            "lipschitz": 0.0,
+            "theta": [-2.0, 1.0],
+            "seconds": 1800.0,
+        },
+    ],
+}
+
+
+def test_the_ratio_client_by_client() -> None:
+    header, first, second, last = ratio_table(SPECTRUM, 6).splitlines()
+    assert header.split() == (
+        "client examples parameters lambda min lambda max Lipschitz gaps lowest gap ratio seconds".split()
+    )
+    assert first.split() == [
+        *("1234", "432", "123,092,160", "-1.63e-03", "7.00e-01", "6.63e-04"),
+        *("2", "3.51e-03", "to", "7.00e-03", "2.1e-05", "31.4"),
+    ]
+    assert second.split() == ["2", "5", "92,160", "-2.00e+00", "1.00e+00", "0.00e+00", "0", "none", "1", "1800.0"]
+    assert {len(line) for line in (header, first, second)} == {len(header)}
+    assert last == "Ratio 0.42: 3 of 6 layers (1 min 23 s, 3.8 MB, at most 1.3 GB of memory in a client's process)"
+    assert all(len(line) < 110 for line in (header, last))
+
+
+def test_plateau_knows_neither_gaps_nor_lipschitz() -> None:
+    one = {**SPECTRUM["clients"][1], "ratio": 0.49090129}
+    table = ratio_table({**SPECTRUM, "estimator": "plateau", "clients": [one], "ratio": 0.5000001}, 6)
+    assert table.splitlines()[1].split()[5:] == ["-", "-", "-", "0.491", "1800.0"]
+    assert table.splitlines()[2].startswith("Ratio 0.5: 3 of 6 layers")
 
 
 def test_a_round_lines_up_with_the_header() -> None:

@@ -146,6 +146,21 @@ def test_a_file_that_was_cut_short_says_so(path: Path) -> None:
         rows.read(CLIENTS - 1, 1)
 
 
+@pytest.mark.parametrize("length", [1, 20, 4096, 5000])
+def test_a_file_that_was_cut_short_before_it_is_gone_on_with_is_refused(path: Path, length: int) -> None:
+    FileRows(path, CLIENTS, SIZE).write(0, 1, row(1), 0)
+    os.truncate(path, length)
+    with pytest.raises(RunError, match=r"(was cut short|not a file of client rows).*move it away"):
+        FileRows(path, CLIENTS, SIZE)
+    assert path.stat().st_size == length
+
+
+def test_a_folder_that_cannot_be_made_is_named_with_the_mend(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("a file where the folder of the run should be")
+    with pytest.raises(RunError, match=r"File exists.*set runs-dir to a folder on another disk"):
+        FileRows(tmp_path / "run" / "client_rows.bin", CLIENTS, SIZE)
+
+
 def test_a_row_that_was_half_written_counts_as_none(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The disk is full in the middle of a row that takes the place of an older one."""
     rows = FileRows(path, CLIENTS, SIZE)
@@ -161,7 +176,9 @@ def test_a_row_that_was_half_written_counts_as_none(path: Path, monkeypatch: pyt
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "pwrite", full)
-        with pytest.raises(OSError, match="No space"):
+        with pytest.raises(
+            RunError, match=r"No space left on device. Rows of all 6 clients take 0.0 GB there: make room"
+        ):
             rows.write(0, 3, row(3), 2)  # over round 1's
     assert rows.read(0, 1) is None
     assert rows.read(0, 3) is None
@@ -182,3 +199,21 @@ def test_a_row_that_does_not_fit_is_refused(path: Path) -> None:
     with pytest.raises(ValueError, match=rf"client 0: a row of shape \({SIZE - 1},\) is none of {SIZE} parameters"):
         rows.write(0, 1, torch.ones(SIZE - 1), 0)
     assert rows.read(0, 1) is None
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -float("inf")])
+def test_a_row_that_is_not_finite_is_refused_and_the_last_one_stays(path: Path, wrong: float) -> None:
+    rows, bad = FileRows(path, CLIENTS, SIZE), row(2)
+    rows.write(0, 1, row(1), 0)
+    bad[-1] = wrong
+    with pytest.raises(ValueError, match="client 0: a row that is not finite"):
+        rows.write(0, 2, bad, 1)
+    assert same(rows.read(0, 1), 1)
+
+
+def test_a_row_whose_sum_alone_is_not_finite_is_kept(path: Path) -> None:
+    rows, large = FileRows(path, CLIENTS, SIZE), torch.full((SIZE,), 3e38)
+    rows.write(0, 1, large, 0)
+    found = rows.read(0, 1)
+    assert found is not None
+    assert torch.equal(found, large)

@@ -10,39 +10,17 @@ from itertools import combinations
 
 import pytest
 import torch
-from torch import Tensor
 
-from experiments.quadratics import Federation, Quadratics, four_clients, settings
+from client_app import local_update
+from experiments.quadratics import Federation, distance, four_clients, jitter, line, settings
 
 ETA = 0.15
 BETAS = pytest.mark.parametrize(("beta", "rounds"), [(0.0, 200), (0.9, 550)])  # until float64 has no more to give
 
 
-def jitter(path: Tensor) -> float:
-    """How far x still moves in the last 50 rounds."""
-    return float((path[-50:] - path[-1]).abs().max())
-
-
-def distance(a: Tensor, b: Tensor) -> float:
-    return float((a - b).norm())
-
-
-def expected_weights(examples: tuple[int, ...], per_round: int) -> Tensor:
-    """E[w_i] when `per_round` clients are drawn uniformly without replacement."""
-    weights, draws = (
-        torch.zeros(len(examples), dtype=torch.float64),
-        list(combinations(range(len(examples)), per_round)),
-    )
-    for drawn in draws:
-        total = sum(examples[i] for i in drawn)
-        for i in drawn:
-            weights[i] += examples[i] / total / len(draws)
-    return weights
-
-
 def test_the_candidate_points_lie_apart() -> None:
     problem = four_clients()
-    sampled = expected_weights(problem.examples, 2)
+    sampled = problem.expected_weights(2)
     points = [
         problem.optimum(),
         problem.averaging_point(problem.shares, ETA),
@@ -69,7 +47,7 @@ def test_plain_averaging_of_samples_jitters_around_its_expected_balance(beta: fl
     problem = four_clients()
     path = Federation(problem, settings(server_momentum=beta), per_round=2).run(1200)
     mean = path[100:].mean(0)
-    target = problem.averaging_point(expected_weights(problem.examples, 2), ETA)
+    target = problem.averaging_point(problem.expected_weights(2), ETA)
     assert distance(mean, target) < 0.1
     assert distance(mean, target) < 0.5 * distance(mean, problem.averaging_point(problem.shares, ETA))
     assert jitter(path) > 0.5
@@ -116,14 +94,31 @@ def test_device_correction_reaches_the_optimum_through_the_clip() -> None:
     assert jitter(path) < 1e-10
 
 
+# -- step-normalised: the displacements times Kbar/K_i -------------------------------------------------------
+
+
+@pytest.mark.parametrize(("drift", "per_round"), [("none", 4), ("server", 2)])
+@BETAS
+def test_step_normalised_settles_where_mean_steps_cancel(beta: float, rounds: int, drift: str, per_round: int) -> None:
+    """sum (n_i/n) (I - M_i)/K_i (x - a_i) = 0: .6 and more from where plain displacements cancel, and .22 from the optimum."""
+    problem = four_clients()
+    setup = settings(drift_correction=drift, step_normalised=True, server_momentum=beta)
+    path = Federation(problem, setup, per_round).run(rounds)
+    assert jitter(path) < 1e-10
+    assert distance(path[-1], problem.averaging_point(problem.shares, ETA, divided=True)) < 1e-9
+
+
+@BETAS
+def test_step_normalised_device_correction_still_reaches_the_optimum(beta: float, rounds: int) -> None:
+    """e_i takes Delta_i as it is: scaled there too, c_i would no longer be the device's gradient where the K_i differ."""
+    problem = four_clients()
+    setup = settings(drift_correction="device", step_normalised=True, server_momentum=beta)
+    path = Federation(problem, setup, per_round=2).run(rounds)
+    assert jitter(path) < 1e-10
+    assert distance(path[-1], problem.optimum()) < 1e-9
+
+
 # -- restarted Adam, one dimension -------------------------------------------------------------------------
-
-
-def line(examples: tuple[int, ...], steps: tuple[int, ...]) -> Quadratics:
-    """Five clients on a line, of very different curvature, with their optima at -3, -1, 0.5, 2, 7."""
-    centres = torch.tensor([[-3.0], [-1.0], [0.5], [2.0], [7.0]], dtype=torch.float64)
-    curvature = torch.tensor([3.0, 0.2, 0.5, 1.0, 4.0], dtype=torch.float64)[:, None, None]
-    return Quadratics(curvature, centres, examples, steps)
 
 
 def decaying(number: int) -> float:
@@ -180,3 +175,25 @@ def test_shared_second_moments_without_correction_miss_the_optimum() -> None:
     problem = line((30, 25, 10, 20, 15), (1, 4, 2, 6, 3))
     setup = settings(device_optimizer="adam", device_second_moment="shared", learning_rate=0.1)
     assert distance(Federation(problem, setup).run(100)[-1], problem.optimum()) > 0.05
+
+
+# -- Adam that goes on with its moments from round to round ----------------------------------------------------
+
+
+@pytest.mark.parametrize(("drift", "shares"), [("none", "n_i K_i"), ("device", "n_i")])
+def test_moments_that_never_restart_head_for_the_same_median_as_fast_as_v_forgets(
+    drift: str, shares: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step is g over the root of a mean of past g^2: a sign only once 1/(1 - BETA_2) steps have passed with that gradient.
+
+    With BETA_2 = .9 that is soon. With Adam's own .999 the 180 to 1080 steps here are still on their way when eta has died out.
+    """
+    problem = line((30, 25, 10, 20, 15), (1, 1, 1, 6, 2))
+    median = problem.median(problem.step_shares() if shares == "n_i K_i" else problem.shares)
+    setup = settings(drift_correction=drift, device_optimizer="adam", restart_moments=False)
+    slow = Federation(problem, setup).run(180, decaying)[-1]
+    monkeypatch.setattr(local_update, "BETA_2", 0.9)
+    fast = Federation(problem, setup).run(180, decaying)[-1]
+    assert distance(fast, median) < 5e-3
+    assert distance(slow, median) > 0.05
+    assert float(median) == {"n_i K_i": 2.0, "n_i": -1.0}[shares]

@@ -51,11 +51,11 @@ class Faults:
 
 @dataclass(frozen=True)
 class Round:
-    """Disks that die before it; rounds begun by a server that died after so many messages; and the one that counts."""
+    """Disks that die before it, what becomes of it, and attempts before, of a server that died after so many messages."""
 
     lost: frozenset[int]
-    begun: tuple[tuple[Faults, int], ...]
     faults: Faults
+    begun: tuple[tuple[Faults, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -151,10 +151,12 @@ class World:
     def _exchanges(self, faults: Faults) -> list[Exchange]:
         """A message from each node with its clients' replies, one for each reply that should not be there; in any order."""
         self.federation.state = self.state
-        rng = np.random.default_rng(faults.order)
+        rng, asked = np.random.default_rng(faults.order), self.asked
         together: dict[int, list[TrainReply]] = {}
         found = [] if faults.dead is None else [_answer(faults.dead, Error(5, "gone"))]
-        for client in [int(client) for client in rng.permutation(len(faults.fates))]:
+        for client in [int(client) for client in rng.permutation(len(self.examples))]:
+            if client not in asked and faults.fates[client] != UNASKED:
+                continue
             for number, (node, reply) in enumerate(self._replies(client, faults)):
                 if number or node != client % self.nodes:
                     found.append(self._message(node, [reply]))
@@ -166,7 +168,7 @@ class World:
     def _replies(self, client: int, faults: Faults) -> Iterator[tuple[int, TrainReply]]:
         """(node, reply) of a client: it trains unless the message down is lost, whatever becomes of the reply."""
         fate, home = faults.fates[client], client % self.nodes
-        if fate == DEAF or (client not in self.asked and fate != UNASKED):
+        if fate == DEAF:
             return
         replies = [self._reply(client, fate) for _ in range(2 if fate == TWICE else 1)]
         if fate != MUTE and home != faults.dead:
