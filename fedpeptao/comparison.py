@@ -134,8 +134,9 @@ def _run_cell(flat: dict[str, Scalar], folder: Path) -> None:
 
 
 def _same(folder: Path, flat: dict[str, Scalar]) -> bool:
+    """A setting that was added since the cell was made, and is at its default, changes nothing."""
     path = folder / SETTINGS
-    return path.exists() and json.loads(path.read_text(encoding="utf8")) == flat
+    return path.exists() and {**defaults(), **json.loads(path.read_text(encoding="utf8"))} == flat
 
 
 def _evaluated(line: dict[str, Any]) -> bool:

@@ -100,18 +100,18 @@ def layers_table(scores: Sequence[float] | None, chosen: Sequence[int]) -> str:
 
 def ratio_table(figures: Mapping[str, Any], layers: int) -> str:
     """spectrum.json, for people: a line per client, then r, the number of layers that it comes to, and what it cost."""
-    columns = f"{'examples':>8}  {'parameters':>11}  lambda min  lambda max  Lipschitz  gaps  {'lowest gap':<20}"
-    lines = [f"   client  {columns}  {'ratio':>8}  seconds"]
+    columns = f"{'lowest gap':<18}  {'ratio':>7}  seconds"
+    lines = [f"  client  examples  parameters  lambda min  lambda max  Lipschitz  gaps  {columns}"]
     for one in figures["clients"]:
-        lipschitz, gaps, lowest = "-", "-", "-"
+        lipschitz, gaps, lowest, share = "-", "-", "-", one["ratio"]
         if figures["estimator"] == "eigengap":
             found = list(zip(one["gaps_low"], one["gaps_high"], strict=True))
             lipschitz, gaps = f"{one['lipschitz']:.2e}", str(len(found))
-            lowest = f"{found[0][0]:.2e} to {found[0][1]:.2e}" if found else "none"
+            lowest = f"{found[0][0]:.1e} to {found[0][1]:.1e}" if found else "none"
         lines.append(
-            f"{one['client']:>9}  {one['examples']:>8}  {one['parameters']:>11,}  {min(one['theta']):>10.2e}"
-            f"  {max(one['theta']):>10.2e}  {lipschitz:>9}  {gaps:>4}  {lowest:<20}"
-            f"  {one['ratio']:>8.3g}  {one['seconds']:>7.1f}"
+            f"{one['client']:>8}  {one['examples']:>8}  {one['parameters']:>10,}  {min(one['theta']):>10.2e}"
+            f"  {max(one['theta']):>10.2e}  {lipschitz:>9}  {gaps:>4}  {lowest:<18}"
+            f"  {format(share, '.3f' if share >= 0.001 else '.1e'):>7}  {one['seconds']:>7.1f}"
         )
     cost = f"{duration(figures['seconds'])}, {bytes_text(figures['down_bytes'] + figures['up_bytes'])}"
     memory = f"at most {bytes_text(figures['peak_bytes'])} of memory in a client's process"

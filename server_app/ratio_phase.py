@@ -65,9 +65,9 @@ def estimate(grid: RecordingGrid, settings: Settings, strategy: PromptStrategy, 
     say(ratio_table(figures, len(strategy.roster.layers)))
     if not figures["found"]:
         warn(
-            'No client found a gap in its spectrum, so that every layer travels. Give ratio a number, such as 0.5, or "plateau"; '
-            "or look at spectral_density.png: more curvature-steps narrow what covers a gap, a lower learning-rate asks for "
-            "a narrower one"
+            "No client found a gap in its spectrum, so that every layer travels.\n"
+            'Give ratio a number, such as 0.5, or "plateau"; or look at spectral_density.png:\n'
+            "more curvature-steps narrow what covers a gap, and with a lower learning-rate a narrower gap is enough."
         )
     kept = ("estimator", "ratio", "found", "seconds", "peak_bytes", "from_cache")
     return {

@@ -46,7 +46,7 @@ def test_combinations_in_ray_give_the_bits_of_this_process(data_file: Path, tmp_
     chosen = for_ray() if ALL else covering()
     there = [run_config(data_file, tmp_path / "ray" / name(parts), parts) for parts in chosen]
     session = begin(tmp_path, home, there)
-    differing = {}
+    differing: dict[str, object] = {}
     try:
         here = [go(run_config(data_file, tmp_path / "here" / name(parts), parts)) for parts in chosen]
         session.wait(LIMIT_S)
@@ -57,8 +57,8 @@ def test_combinations_in_ray_give_the_bits_of_this_process(data_file: Path, tmp_
     assert len(done) == len(chosen), log[-5000:]
     print(f"{len(done)} runs in {sum(one['seconds'] for one in done):.0f} s")
     for parts, one, flat, ran in zip(chosen, done, there, here, strict=True):
-        if one["error"] or not same(flat, ran):
-            differing[name(parts)] = one["error"]
+        if found := one["error"] or differences(flat, ran):
+            differing[name(parts)] = found
     assert differing == {}
 
 
@@ -71,13 +71,14 @@ def begin(folder: Path, home: Path, flats: list[Flat]) -> subprocess.Popen[bytes
         return subprocess.Popen(command, cwd=folder, env=env, stdout=log, stderr=subprocess.STDOUT)
 
 
-def same(there: Flat, here: Ran) -> bool:
-    """The same parameters, lines but for times and bytes, and last figures."""
+def differences(there: Flat, here: Ran) -> list[str]:
+    """What differs but for times and bytes (which follow the number of nodes): parameters, lines, last figures."""
     other = Ran(parse(there), {}, Path(str(there["runs-dir"])) / "run")
     dropped = ("seconds", "bytes", "detail")
-    return (
-        other.parameter_bytes == here.parameter_bytes
-        and other.lines_without(*dropped) == here.lines_without(*dropped)
-        and json.loads((other.folder / "summary.json").read_text(encoding="utf8"))["final"]
-        == json.loads((here.folder / "summary.json").read_text(encoding="utf8"))["final"]
+    found = [] if other.parameter_bytes == here.parameter_bytes else ["parameters"]
+    for mine, theirs in zip(here.lines_without(*dropped), other.lines_without(*dropped), strict=True):
+        found += [f"{key} of round {mine['round']}" for key in mine if mine[key] != theirs[key]]
+    mine, theirs = (
+        json.loads((folder / "summary.json").read_text(encoding="utf8")) for folder in (here.folder, other.folder)
     )
+    return [*found, *(key for key in mine["final"] if mine["final"][key] != theirs["final"][key])]

@@ -1,4 +1,4 @@
-"""Whole runs that estimate their ratio: what travels before and after the selection, the same bits, what a client goes on with."""
+"""Whole runs that estimate their ratio: what travels before and after the selection, the same bits, and with what it goes on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The batches that a node draws for a client: behind its score, and in its epochs (sections 2.1, 2.4 of docs/ALGORITHMS.md)."""
+"""The batches that a node draws for a client: behind its score and its spectrum, and in its epochs (sections 2.1, 2.2, 2.4)."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ from dataclasses import replace
 import pytest
 
 from client_app import host
+from client_app.curvature import spectrum_of
 from data.batches import Encoded, score_batches
 from federation import resources
+from federation.messages import Ask
 from federation.randomness import generator
 from federation.settings import Settings, parse
 from strategies.selection import SCORE_BATCH, batch_score
-from tests.small_runs import Flat
+from tests.small_runs import Flat, model_of
 
 MakeFlat = Callable[..., Flat]
+LABELS = ("animals", "colours", "verbs")
 
 
 @pytest.fixture
@@ -47,6 +50,16 @@ def test_a_score_is_the_mean_over_all_its_batches(settings: Settings) -> None:
     wanted = [sum(layer) / len(drawn) for layer in zip(*per_batch, strict=True)]
     assert host.layer_scores(several, 0, train) == pytest.approx(wanted)
     assert wanted != pytest.approx(per_batch[-1], rel=1e-3)
+
+
+def test_the_batch_behind_a_spectrum_is_the_same_each_time(settings: Settings) -> None:
+    """Three of many examples."""
+    few = replace(settings, selection=replace(settings.selection, ratio="plateau", curvature_examples=3, curvature_steps=3))
+    _, _, shared = model_of(few, (0, 1), len(LABELS))
+    ask = Ask("run", 7, LABELS, (0, 1), (0,), (7,), 0, True, shared)
+    one, two = (spectrum_of(few, ask, 0) for _ in range(2))
+    assert one.batch == 3 < len(shard(few, 0))
+    assert one.theta == two.theta
 
 
 def test_each_epoch_holds_every_example_once(settings: Settings) -> None:

@@ -49,8 +49,8 @@ def test_rows_of_round_1_are_found(tmp_path: Path) -> None:
 
 
 def test_a_ratio_is_taken_within_each_repeat() -> None:
-    """A repeat in which all was slow counts as one of three: sums or medians of seconds would give 10.5/4 or 2."""
-    seconds = {"fold": [3.0, 30.0, 2.0], "numpy": [1.0, 10.0, 1.0]}
+    """A machine that was busy in two of three repeats: medians or sums of seconds would say 2 or 2.5."""
+    seconds = {"fold": [3.0, 30.0, 20.0], "numpy": [1.0, 10.0, 10.0]}
     assert server_step._ratio(seconds, "fold", "numpy") == 3.0
 
 

@@ -31,8 +31,8 @@ def test_plain_and_mapped_files_hold_the_rows_at_their_places(tmp_path: Path) ->
     plain, mapped = (np.fromfile(tmp_path / name, dtype=np.float32) for name in ("plain", "mapped"))
     stride = 2048  # numbers of two whole pages
     for place, client in enumerate(asked):
-        assert (plain[2 * client * SIZE :][:SIZE] == place).all()
-        assert (mapped[2 * client * stride :][:SIZE] == place).all()
+        assert np.array_equal(plain[2 * client * SIZE :][:SIZE], np.full(SIZE, place))
+        assert np.array_equal(mapped[2 * client * stride :][:SIZE], np.full(SIZE, place))
 
 
 def test_its_figures_are_whole_and_its_files_gone(

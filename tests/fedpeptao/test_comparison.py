@@ -114,6 +114,20 @@ def test_a_cell_that_was_cut_short_counts_as_not_there(tmp_path: Path, monkeypat
     assert grid.cell("ours", 0) in ran
 
 
+@pytest.mark.parametrize(("value", "kept"), [(0.0, True), (0.1, False)])
+def test_a_setting_that_is_new_since_then_counts_where_it_is_not_at_its_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float, kept: bool
+) -> None:
+    grid = comparison.read_grid(write_grid(tmp_path / "g.yaml", {"proximal": value}, {"ours": {}}))
+    fill(grid.cell("ours", 0), [(1, 10, 0.5)])
+    older = {key: setting for key, setting in grid.settings("ours", 0).items() if key != "proximal"}
+    (grid.cell("ours", 0) / "settings.json").write_text(json.dumps(older), encoding="utf8")
+    ran: list[Path] = []
+    monkeypatch.setattr(comparison, "_run_cell", lambda flat, folder: ran.append(folder))
+    comparison.run_cells(grid, [0])
+    assert (ran == []) is kept
+
+
 @pytest.mark.parametrize(
     "text", ["", "base: 1", "base: {}\nmethods: {}", "[1, 2]", "base: {a", "base: {}\nmethods: 3\nseeds: [0]"]
 )

@@ -63,7 +63,7 @@ def test_the_density_is_all_clients_by_examples() -> None:
         (-1.2, -0.8, 0.025),
     ):
         part = (x > low) & (x < high)
-        assert np.trapezoid(y[part], x[part]) == pytest.approx(share, rel=1e-3)
+        assert np.trapezoid(y[part], x[part]) == pytest.approx(share, rel=5e-3)
     assert y[(x > 3) & (x < 7)].max() < 1e-12
 
 

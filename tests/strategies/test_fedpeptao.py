@@ -112,6 +112,18 @@ def test_device_correction_counts_with_c_as_it_travels() -> None:
     close(second.drift.control, 2 + 5 * 2, 6 + 5 * (0 - 1), 5 * 2)
 
 
+@CORRECTIONS
+def test_step_normalised_by_hand(make: Callable[[], Drift]) -> None:
+    """Kbar = 3: Delta_i with K_i = 6 counts half, with K_i = 1 threefold; e_i knows nothing of it."""
+    algorithm = replace(plain(make()), mean_steps=3.0)
+    after = play(algorithm, begin(algorithm), [update(0, 2, 8, 0, 0, steps=6), update(1, 3, 0, 1, 2, steps=1)])
+    close(after.x, 1 - 2 / 5 * 4, 2 - 3 / 5 * 3, 3 - 3 / 5 * 6)
+    if isinstance(algorithm.drift, ServerCorrection):
+        close(after.drift.control, 2 / 10 * 8, 3 / 10 * 6, 3 / 10 * 12)
+    if isinstance(algorithm.drift, DeviceCorrection):
+        close(after.drift.control, 2 * 8 / 3, 3 * 2, 3 * 4)
+
+
 def test_a_new_epoch_forgets_the_round_that_began_it() -> None:
     algorithm = plain(DeviceCorrection(N, ETA))
     first = play(algorithm, begin(algorithm), [update(0, 2, 1, 0, 0), update(1, 3, 1, 1, 1)])

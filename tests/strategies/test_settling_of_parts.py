@@ -27,8 +27,8 @@ def test_fedprox_settles_where_pulled_displacements_cancel(drift: str, per_round
 
 def test_fedprox_of_samples_jitters_less_than_plain_averaging_around_its_own_balance() -> None:
     problem = four_clients()
-    plain = Federation(problem, settings(), per_round=2).run(600)
-    path = Federation(problem, settings(proximal=3.0), per_round=2).run(600)
+    plain = Federation(problem, settings(), per_round=2).run(400)
+    path = Federation(problem, settings(proximal=3.0), per_round=2).run(400)
     target = problem.proximal_point(problem.expected_weights(2), ETA, 3.0)
     assert distance(path[100:].mean(0), target) < 0.1
     assert 0.5 < jitter(path) < jitter(plain)
@@ -105,6 +105,6 @@ def test_adams_server_steps_end_as_momentum_with_eta_s_over_tau(share: float, se
     ]
     top = float(torch.linalg.eigvals(torch.einsum("n,nij->ij", problem.shares, torch.stack(moved))).real.max())
     eta_s = share * tau * 2 * (1 + beta) / ((1 - beta) * top)
-    settled = jitter(Federation(problem, optimized("adam", eta_s, "none", tau, 0.9)).run(300)) < 1e-9
+    settled = jitter(Federation(problem, optimized("adam", eta_s, "none", tau, 0.9)).run(300)) < 1e-6
     assert settled is settles
-    assert jitter(Federation(problem, optimized("yogi", eta_s, "none", tau, 0.9)).run(300)) < 1e-9
+    assert jitter(Federation(problem, optimized("yogi", eta_s, "none", tau, 0.9)).run(300)) < 1e-6
