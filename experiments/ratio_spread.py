@@ -4,8 +4,9 @@
     python -m experiments.ratio_spread --dataset /absolute/sst2.jsonl   a file of yours
 
 Matrices: 3,000 of 4,000 eigenvalues in [.1, 1], the others in [9, 10], so that the ratio is .25; by Lanczos steps, probes and
-seeds. Prompts: plain averaging of all layers; at its start, after 10 rounds and after 20, some clients' Hessians, each with several
-probes. `plateau` is also given each spectrum times 10, 100, .., and one that is all zero: what it says of that is its kernel's.
+seeds. Prompts: plain averaging of all layers; at its start, after 10 rounds and after 20, some clients' Hessians, each with
+several probes. `plateau` is also given each spectrum times 10, 100, .., and one that is all zero: what it says of that is its
+kernel's.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The picture of `experiments.settling`, drawn from its raw figures alone.
 
-Thin: a seed of sampling. Thick: their median. Dotted: the distance to the optimum of the point where the equations say that a line
-settles. Diamond: of where it did. Where some lines reach the optimum and others do not, the axis is broken: above, distances that one
-would care about; below, what tends to 0.
+Thin: a seed of sampling. Thick: their median. Dotted: the distance to the optimum of the point at which the equations say that
+a line settles. Diamond: of where it did. Where some lines reach the optimum and others do not, the axis is broken: distances
+that one would care about above, what tends to 0 below.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
@@ -21,6 +22,9 @@ from server_app.canvas import BLUE, DPI, GREEN, GRID, VERMILLION
 ORANGE, PURPLE, BLACK = "#E69F00", "#CC79A7", "#000000"  # the rest of Okabe and Ito's that shows on white
 COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, BLACK)
 INK = "#444444"
+TITLE = (
+    "Where each method settles: quadratics whose optimum is known, clients with unequal numbers of examples and steps"
+)
 DOTTED = (0, (1, 1.5))
 FLOOR, BREAK = 1e-16, 0.1
 
@@ -32,8 +36,8 @@ def draw(figures: Mapping[str, Any]) -> Figure:
     wanted = [(panel, key) for panel in figures["panels"] for key in ("distances", "largest_controls")]
     wanted = [(panel, key) for panel, key in wanted if key == "distances" or panel["controls"]]
     rows = -(-len(wanted) // 2)
-    figure = Figure(figsize=(14, 4.3 * rows + 0.5), dpi=DPI, layout="constrained")
-    figure.get_layout_engine().set(h_pad=0.03, hspace=0)
+    figure = Figure(figsize=(14, 4.3 * rows + 1), dpi=DPI, layout=ConstrainedLayoutEngine(h_pad=0.04, hspace=0))
+    figure.suptitle(TITLE, x=0.005, ha="left", fontsize=14)
     places = figure.subfigures(rows, 2, wspace=0.03, hspace=0.05, squeeze=False)
     for place, (panel, key), letter in zip(places.flat, wanted, "abcdefgh", strict=False):
         title = panel["title"] if key == "distances" else "Largest control variate of a client, in the same runs"
@@ -83,7 +87,9 @@ def _break(upper: Axes, lower: Axes) -> None:
     upper.spines["bottom"].set_visible(False)
     upper.tick_params(axis="x", length=0)
     for axes, y in ((upper, 0), (lower, 1)):  # the slanted marks of a broken axis
-        axes.plot([0], [y], marker=[(-1, -0.6), (1, 0.6)], markersize=9, color="k", clip_on=False, transform=axes.transAxes)
+        axes.plot(
+            [0], [y], marker=[(-1, -0.6), (1, 0.6)], markersize=9, color="k", clip_on=False, transform=axes.transAxes
+        )
 
 
 def _curves(axes: Axes, panel: Mapping[str, Any], key: str) -> None:

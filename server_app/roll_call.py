@@ -36,10 +36,10 @@ class RollCall:
 
     @property
     def cohort(self) -> Cohort:
-        """N, n and Kbar."""
+        """N, n and Kbar: sums of whole numbers, the same in every order of answers."""
         replies = self.replies.values()
         n = sum(reply.examples for reply in replies)
-        return Cohort(len(replies), n, sum(reply.examples / n * reply.steps for reply in replies))
+        return Cohort(len(replies), n, sum(reply.examples * reply.steps for reply in replies) / n)
 
 
 def call(grid: Grid, settings: Settings, run: str) -> RollCall:

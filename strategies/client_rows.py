@@ -36,6 +36,21 @@ class ClientRows(Protocol):
         """Keeps the row of a round that has not ended; that of round `accepted` stays."""
 
 
+def kept_row(rows: ClientRows, client: int, accepted: int, since: int) -> Tensor | None:
+    """The client's row [R]; None for a client that had no reply accepted after round `since`, when all rows began anew.
+
+    Raises:
+        RunError: a reply of the client was accepted, and its row is gone.
+    """
+    row = rows.read(client, accepted)
+    if row is None and accepted > since:
+        raise RunError(
+            f"client {client}: its row of round {accepted} is not among the rows kept per client (client_rows.bin in the run "
+            "folder was removed, or is another run's): going on without it would bias every later round. Start another run"
+        )
+    return row
+
+
 class MemoryRows:
     """In memory, of any dtype: for tests and small problems."""
 

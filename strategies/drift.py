@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
-from strategies.client_rows import ClientRows
+from strategies.client_rows import ClientRows, kept_row
 
 if TYPE_CHECKING:
     from strategies.fedpeptao import State, Sum, Update
@@ -112,11 +112,12 @@ class ServerCorrection:
     def fold(self, state: State, total: Sum, update: Update, scale: float) -> None:
         """Adds n_i (Delta_i/eta - u_i); u_i <- Delta_i/eta, as it is kept: u stays the mean of what the rows hold."""
         accepted = state.accepted.get(update.client, 0)
-        old = self.rows.read(update.client, accepted)
-        new = update.delta * (scale / self.eta)
-        total.displacement.add_(new, alpha=update.examples)
+        old = kept_row(self.rows, update.client, accepted, state.drift.epoch_round)
         if old is not None:
             total.displacement.sub_(old, alpha=update.examples)
+        del old  # memory holds one row, not two
+        new = update.delta * (scale / self.eta)
+        total.displacement.add_(new, alpha=update.examples)
         self.rows.write(update.client, state.round + 1, new, accepted)
 
     def pseudo_gradient(self, state: State, total: Sum) -> Tensor:

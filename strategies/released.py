@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from strategies.client_rows import ClientRows
+from strategies.client_rows import ClientRows, kept_row
 from strategies.drift import DriftState
 from strategies.fedpeptao import State, Sum, Update, acknowledged, count, go_on
 
@@ -63,7 +63,7 @@ class Released:
         assert total.control is not None
         assert state.drift.control is not None
         accepted = state.accepted.get(update.client, 0)
-        old = self.rows.read(update.client, accepted)
+        old = kept_row(self.rows, update.client, accepted, state.drift.epoch_round)
         change = update.delta.to(torch.float64) / (update.steps * self.eta) - state.drift.control
         new = (change if old is None else old + change).to(update.delta.dtype)
         total.displacement.add_(update.delta, alpha=update.examples)

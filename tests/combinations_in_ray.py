@@ -11,11 +11,13 @@ import os
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
+from flwr.server.superlink.fleet.vce.backend.backend import BackendConfig
 from flwr.serverapp import Grid, ServerApp
 from flwr.simulation import run_simulation
 
@@ -62,10 +64,15 @@ def serve(folder: Path) -> ServerApp:
     return app
 
 
+def no_pictures(folder: Path, tell: Callable[[str], None]) -> list[Path]:
+    """They take longer than a small run."""
+    return []
+
+
 def main(folder: Path) -> None:
     """Returns when all runs have ended."""
-    plots.draw = lambda *given, **named: None  # pictures take longer than a small run
-    backend = {"client_resources": {"num_cpus": 1, "num_gpus": 0.0}, "init_args": {"num_cpus": 2}}
+    plots.draw = no_pictures
+    backend: BackendConfig = {"client_resources": {"num_cpus": 1, "num_gpus": 0.0}, "init_args": {"num_cpus": 2}}
     run_simulation(serve(folder), ToldClientApp(folder / NOW), NODES, backend_config=backend)
 
 

@@ -16,7 +16,6 @@ from fedpeptao.errors import InputError
 from strategies.selection import layer_count
 from tests.combinations import (
     INSIDE_ONE_PROCESS,
-    TINY,
     Parts,
     covering,
     everything,
@@ -28,7 +27,7 @@ from tests.combinations import (
 )
 from tests.small_runs import Flat, Passed, Ran, Watched, go
 
-LAYERS, PER_ROUND, ROUNDS = 2, TINY["clients-per-round"], TINY["rounds"]
+LAYERS, PER_ROUND, ROUNDS = 2, 2, 3
 SIZES = {"prompt.0": 64, "prompt.1": 64, "head.classifier.weight": 96, "head.classifier.bias": 3}  # numbers in each
 FRAME = 150  # bytes of an array's name and description, at most
 
@@ -38,9 +37,10 @@ FRAME = 150  # bytes of an array's name and description, at most
 
 def test_a_combination_is_valid_or_refused_with_a_mend() -> None:
     """Each of the whole product; refused are exactly those that `valid` leaves out."""
-    accepted = {name(parts) for parts in valid()}
-    assert 5000 < len(accepted) == len(valid())
-    known = defaults()
+    accepted, known = {name(parts) for parts in valid()}, defaults()
+    own = 3 * 5 * 2 * 6 * 2  # corrections, devices, scales, server optimisers, pulls
+    released = 2
+    assert len(accepted) == len(valid()) == (own + released) * 4 * 2 * 2  # layers, prompts, widths
     for parts in everything():
         error = refusal({**known, **parts})
         assert (error is None) is (name(parts) in accepted), (parts, error)
@@ -107,6 +107,16 @@ def test_a_covering_set_runs(data_file: Path, tmp_path: Path, parts: Parts) -> N
     the_right_layers_travel(ran, watched)
     bytes_are_counted(ran)
     an_adapter_or_a_word_why_not(ran)
+
+
+@pytest.mark.usefixtures("no_plots")
+def test_the_number_of_nodes_changes_no_bit_where_steps_are_normalised(data_file: Path, tmp_path: Path) -> None:
+    """Kbar is a sum over the answers to the roll call, which come node by node."""
+    flat = run_config(data_file, tmp_path, {**covering()[0], "step-normalised": True})
+    one, three = (go({**flat, "run-name": f"on-{nodes}"}, nodes=nodes) for nodes in (1, 3))
+    assert one.parameter_bytes == three.parameter_bytes
+    assert one.lines_without("seconds", "bytes", "detail") == three.lines_without("seconds", "bytes", "detail")
+    assert one.summary["layer_scores"] == three.summary["layer_scores"]
 
 
 def complete_and_finite(ran: Ran) -> None:

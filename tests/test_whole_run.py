@@ -1,8 +1,8 @@
-"""Whole runs in this process: the same bits, what travels and what never does, every combination of parts, plain FedAvg."""
+"""Whole runs in this process: the same bits, what travels and what never does, the model families, plain FedAvg."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import product
 
 import pytest
@@ -108,40 +108,7 @@ def test_control_variates_and_moments_travel_only_where_they_are_used(make_flat:
         assert {frozenset(passed.shapes) for passed in watched.of("evaluate")} == {frozenset({"shared"})}
 
 
-# -- every combination of parts ----------------------------------------------------------------------------
-
-PARTS = {
-    "drift_correction": ("none", "server", "device"),
-    "device_second_moment": ("local", "shared"),
-    "unselected_prompts": ("local", "none"),
-    "device_optimizer": ("adam", "sgd"),
-    "precision": ("float32", "float16"),
-}
-
-
-def combinations() -> Iterator[dict[str, str]]:
-    for values in product(*PARTS.values()):
-        chosen = dict(zip(PARTS, values, strict=True))
-        if (chosen["device_second_moment"], chosen["device_optimizer"]) != ("shared", "sgd"):
-            yield chosen
-
-
-@pytest.mark.parametrize("parts", list(combinations()), ids=lambda parts: "-".join(parts.values()))
-def test_every_combination_of_parts_runs(make_flat: MakeFlat, parts: dict[str, Scalar]) -> None:
-    watched = Watched()
-    ran = go(make_flat(**parts), client_app=watched)
-    wanted = torch.float16 if parts["precision"] == "float16" else torch.float32
-    update = next(
-        arrays
-        for passed in watched.of("train", "up")
-        for record, arrays in passed.content.array_records.items()
-        if record.startswith("update.")
-    )
-    assert {torch.from_numpy(array.numpy()).dtype for array in update.values()} == {wanted}
-    assert [line["round"] for line in ran.lines] == [0, 1, 2]
-    assert all(line["accepted"] == 3 and line["update_norm"] > 0 for line in ran.lines[1:])
-    assert all(torch.isfinite(value).all() for value in ran.parameters.values())
-    assert ran.summary["final"]["personalised_accuracy"] is not None
+# -- models and precision -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("model", ["random:roberta", "random:gpt2", "random:llama"])

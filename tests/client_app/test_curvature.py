@@ -47,8 +47,9 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def flat(make_flat: MakeFlat, checkpoint: Path) -> Flat:
-    """128 parameters."""
-    return make_flat(model=str(checkpoint), ratio="eigengap", warmup_rounds=1, prompt_tokens=1, prompt_init_std=1.0)
+    """128 parameters; 5 of a client's examples."""
+    small = {"prompt_tokens": 1, "prompt_init_std": 1.0, "curvature_examples": 5}
+    return make_flat(model=str(checkpoint), ratio="eigengap", warmup_rounds=1, **small)
 
 
 def row_of(settings: Settings) -> Tensor:
@@ -99,7 +100,7 @@ def test_a_small_models_spectrum_is_its_hessians(flat: Flat) -> None:
     assert largest > 1e-3
     np.testing.assert_allclose(reply.theta, eigenvalues, rtol=0, atol=1e-5 * largest)
     assert (reply.client, reply.round, reply.fault) == (CLIENT, 7, "")
-    assert (reply.parameters, reply.batch) == (len(x), len(batch)) == (128, 8)
+    assert (reply.parameters, reply.batch) == (len(x), len(batch)) == (128, 5)
     assert reply.products == 128 + 8
     assert set(reply.weight) == {1 / 128}
     assert set(reply.residual) == {0}

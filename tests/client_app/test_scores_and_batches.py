@@ -54,7 +54,9 @@ def test_a_score_is_the_mean_over_all_its_batches(settings: Settings) -> None:
 
 def test_the_batch_behind_a_spectrum_is_the_same_each_time(settings: Settings) -> None:
     """Three of many examples."""
-    few = replace(settings, selection=replace(settings.selection, ratio="plateau", curvature_examples=3, curvature_steps=3))
+    few = replace(
+        settings, selection=replace(settings.selection, ratio="plateau", curvature_examples=3, curvature_steps=3)
+    )
     _, _, shared = model_of(few, (0, 1), len(LABELS))
     ask = Ask("run", 7, LABELS, (0, 1), (0,), (7,), 0, True, shared)
     one, two = (spectrum_of(few, ask, 0) for _ in range(2))

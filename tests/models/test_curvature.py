@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from fedpeptao.errors import InputError
 from models import attention, curvature
 from models.backbone import load_backbone
 from models.curvature import Hessian, check_second_derivative, prompt_loss, prompts, second_order
 from models.prompted import PromptedModel
+from models.random_models import random_tokenizer
 
 FAMILIES = ["random:bert", "random:roberta", "random:gpt2", "random:llama"]
 
@@ -134,6 +137,24 @@ def test_the_check_passes_and_leaves_nothing_behind(model: PromptedModel) -> Non
     with pytest.raises(RuntimeError, match="no parameters are bound"):
         model.logits({})
     assert all(slot.prompt is None for slot in model.backbone.slots)
+
+
+def test_a_deep_model_passes(tmp_path: Path) -> None:
+    """Twelve layers curve so much that a difference over .01 is another vector than the product: shorter steps decide."""
+    torch.manual_seed(0)
+    shape = LlamaConfig(
+        num_hidden_layers=12,
+        hidden_size=64,
+        intermediate_size=64,
+        num_attention_heads=4,
+        vocab_size=300,
+        pad_token_id=0,
+    )
+    LlamaForSequenceClassification(shape).save_pretrained(tmp_path)
+    random_tokenizer("llama").save_pretrained(tmp_path)
+    backbone = load_backbone(str(tmp_path))
+    backbone.build_head("linear", 3)
+    check_second_derivative(PromptedModel(backbone, range(12), 2), "ratio", "eigengap")
 
 
 class Once(torch.autograd.Function):

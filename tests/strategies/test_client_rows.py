@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fedpeptao.errors import RunError
-from strategies.client_rows import ClientRows, FileRows, MemoryRows
+from strategies.client_rows import ClientRows, FileRows, MemoryRows, kept_row
 
 SIZE, CLIENTS = 1100, 6  # more than a page of float32
 Make = Callable[[Path], ClientRows]
@@ -51,6 +51,17 @@ def test_an_accepted_row_comes_back_and_another_round_finds_nothing(make: Make, 
     assert rows.read(2, 3) is None
     assert rows.read(2, 0) is None
     assert rows.read(1, 4) is None
+
+
+@BOTH
+def test_an_accepted_row_that_is_gone_is_an_error_and_one_of_an_older_epoch_is_not(make: Make, path: Path) -> None:
+    rows = make(path)
+    rows.write(2, 4, row(0.5), 0)
+    assert same(kept_row(rows, 2, 4, 0), 0.5)
+    assert kept_row(rows, 1, 0, 0) is None
+    assert kept_row(rows, 2, 3, 3) is None
+    with pytest.raises(RunError, match=r"client 2: its row of round 3 .* Start another run"):
+        kept_row(rows, 2, 3, 2)
 
 
 @BOTH

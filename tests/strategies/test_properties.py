@@ -206,8 +206,9 @@ def device_control(world: World, books: Books, before: State, accepted: list[int
     assert drift.lost_examples == books.lost_examples
     shares = {client: n_i * world.control(client) for client, n_i in world.examples.items()}
     for client in accepted:
-        e = world.sent[client].delta / (world.sent[client].steps * setup.local.learning_rate)  # type: ignore[operator]
-        books.largest = max(books.largest, float(e.abs().max()))
+        delta, steps = world.sent[client].delta, world.sent[client].steps
+        assert delta is not None
+        books.largest = max(books.largest, float(delta.abs().max()) / (steps * setup.local.learning_rate))
     whole = torch.stack([*shares.values(), books.orphans]).sum(0)
     assert float((drift.control - whole).abs().max()) < 1e-5 * n * books.largest
     sent = world.strategy.algorithm.downlink(world.state)
