@@ -1,7 +1,7 @@
 """Every combination of parts runs in Flower's simulation with Ray, to the same bits as in this process.
 
 By default a covering set. With FEDPEPTAO_ALL_COMBINATIONS=1 in the environment all that differ for Ray (tests/combinations.py),
-which takes a quarter of an hour.
+which takes some minutes.
 """
 
 from __future__ import annotations

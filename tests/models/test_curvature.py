@@ -154,7 +154,7 @@ def test_a_deep_model_passes(tmp_path: Path) -> None:
     random_tokenizer("llama").save_pretrained(tmp_path)
     backbone = load_backbone(str(tmp_path))
     backbone.build_head("linear", 3)
-    check_second_derivative(PromptedModel(backbone, range(12), 2), "ratio", "eigengap")
+    check_second_derivative(PromptedModel(backbone, range(12), 8), "ratio", "eigengap")
 
 
 class Once(torch.autograd.Function):
