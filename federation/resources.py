@@ -7,6 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 import torch
+from datasets import Dataset
 
 from data.batches import Encoded, encode
 from data.partition import partition
@@ -54,6 +55,11 @@ def tokenised(settings: Settings) -> Tokenised:
     return _tokenised(settings.data, settings.model, settings.federation.seed)
 
 
+def encoded(settings: Settings, rows: Dataset) -> Encoded:
+    """Other rows (columns text, label, where there is one text_pair) as the run's own are read; nothing is kept."""
+    return _encoded(settings.data, settings.model, settings.federation.seed, rows)
+
+
 def shards(settings: Settings) -> Shards:
     """Who holds which rows."""
     return _shards(settings.data, settings.federation)
@@ -98,15 +104,19 @@ def _splits(data: DataSettings, seed: int) -> Splits:
 
 @lru_cache(maxsize=1)
 def _tokenised(data: DataSettings, model: ModelSettings, seed: int) -> Tokenised:
-    loaded, rows = _backbone(model, seed), _splits(data, seed)
-    positions = loaded.text_positions(model.prompt_tokens)
+    rows = _splits(data, seed)
     train, validation, test = (
-        None if part is None else encode(part, loaded.tokenizer, max_length=data.max_length, positions=positions)
-        for part in (rows.train, rows.validation, rows.test)
+        None if part is None else _encoded(data, model, seed, part) for part in (rows.train, rows.validation, rows.test)
     )
     assert train is not None
     assert validation is not None
     return Tokenised(train, validation, test)
+
+
+def _encoded(data: DataSettings, model: ModelSettings, seed: int, rows: Dataset) -> Encoded:
+    loaded = _backbone(model, seed)
+    positions = loaded.text_positions(model.prompt_tokens)
+    return encode(rows, loaded.tokenizer, max_length=data.max_length, positions=positions)
 
 
 @lru_cache(maxsize=1)

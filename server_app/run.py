@@ -92,7 +92,12 @@ def _run(grid: RecordingGrid, settings: Settings, folder: RunFolder) -> Summary:
     folder.write_facts(
         settings.flat(),
         {
-            "data": {"name": splits.name, "sha256": splits.sha256, "train": len(splits.train)},
+            "data": {
+                "name": splits.name,
+                "sha256": splits.sha256,
+                "train": len(splits.train),
+                "pairs": "text_pair" in splits.train.column_names,
+            },
             "model": {"name": backbone.name, "fingerprint": backbone.fingerprint},
         },
     )
@@ -180,5 +185,5 @@ def _keeper(folder: Path) -> Callable[[PromptStrategy], None]:
 
 
 def _facts(reply: Any) -> dict[str, Any]:
-    kept = ("examples", "validation_examples", "steps", "labels")
+    kept = ("examples", "validation_examples", "steps", "labels", "scores")
     return {key: getattr(reply, key) for key in kept}

@@ -60,6 +60,7 @@ def test_what_a_run_leaves(make_flat: MakeFlat) -> None:
         "name": flat["dataset"],
         "sha256": resources.splits(ran.settings).sha256,
         "train": 60,
+        "pairs": False,
     }
     assert facts["model"]["name"] == "random:bert"
     assert len(facts["model"]["fingerprint"]) == 64
