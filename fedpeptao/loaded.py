@@ -153,12 +153,10 @@ def open_model(
         raise InputError("parameters", str(saved.folder / PARAMETERS), str(error), mend) from error
     if client is None:
         client = saved.summary.get("client")
-    found = model.backbone.fingerprint
-    if (known := (saved.facts.get("model") or {}).get("fingerprint")) not in (None, found):
-        changed = (
-            f"{model.backbone.name} is not bit for bit the model of the run (fingerprint {found[:8]}, then {known[:8]})"
-        )
-        remarks = (*remarks, changed)
+    found, known = model.backbone.fingerprint, (saved.facts.get("model") or {}).get("fingerprint")
+    if known not in (None, found):
+        fingerprints = f"fingerprint {found[:8]}, then {str(known)[:8]}"
+        remarks = (*remarks, f"{model.backbone.name} is not bit for bit the model of the run ({fingerprints})")
     return LoadedModel(saved, client, row, (*saved.remarks, *remarks))
 
 

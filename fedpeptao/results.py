@@ -192,7 +192,7 @@ def add_report(subparsers: Subparsers) -> None:
 
 def _report(arguments: argparse.Namespace) -> int:
     from fedpeptao.saved import find_run
-    from server_app.report import write_report
+    from server_app.report.page import write_report
 
     print(write_report(find_run(arguments.run), arguments.output))
     return 0

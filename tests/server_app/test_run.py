@@ -46,6 +46,7 @@ def test_what_a_run_leaves(make_flat: MakeFlat) -> None:
         "facts.json",
         "metrics.jsonl",
         "summary.json",
+        "report.html",
         "tensorboard",
         "parameters.safetensors",
         "adapter",
