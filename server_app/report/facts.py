@@ -38,7 +38,7 @@ class Run:
     @property
     def trained(self) -> list[dict[str, Any]]:
         """The lines of rounds, without that of the state before training."""
-        return [line for line in self.history if line.get("down_bytes") is not None]
+        return [line for line in self.history if line.get("down_detail") is not None]
 
 
 def read_run(folder: Path) -> Run:

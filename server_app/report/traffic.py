@@ -104,4 +104,4 @@ def _table(lines: Sequence[Mapping[str, Any]]) -> Element:
 
 
 def _sent(line: Mapping[str, Any], way: str, kind: str) -> int:
-    return int((line[f"{way}_detail"] or {}).get(kind, 0))
+    return int(line[f"{way}_detail"].get(kind, 0))
