@@ -44,10 +44,10 @@ def title(run: Run) -> str:
 
 
 def _what_ran(run: Run) -> str:
-    s, summary = run.settings, run.summary
-    if not s:
+    if not run.settings:
         return "The folder has no settings."
-    skew = "the same labels for all" if s["partition"] == "iid" else f"labels skewed by Dirichlet({s['alpha']:g})"
+    s, summary = {**defaults(), **run.settings}, run.summary
+    skew = "the same labels for all" if s["partition"] == "iid" else f"labels skewed by Dirichlet({s['alpha']})"
     epochs, tokens = _plural(s["local-epochs"], "local epoch"), _plural(s["prompt-tokens"], "token")
     text = f"{s['clients']} clients, {s['clients-per-round']} a round, {s['rounds']} rounds of {epochs}; {skew}; "
     text += f"seed {s['seed']}. Prompts of {tokens}"
