@@ -178,7 +178,9 @@ def _own_prompts(saved: Saved, client: int, state_dir: Path | None) -> tuple[Map
         return {}, (f"client {client} never took part: its own prompts are still the initial ones",)
     state = DiskStore(folder).peek(client, accepted)
     if state is None:
-        problem = f"its state of round {accepted}, its last, is not in {folder}"
+        there = sorted(path.name for path in (folder / f"client-{client}").glob("*.safetensors"))
+        other = f", only {' and '.join(there)} of another round or version" if there else ""
+        problem = f"its state of round {accepted}, its last, is not in {folder}{other}"
         mend = "On the client's node give --state-dir, the state-dir of the node"
         raise InputError("--client", client, problem, mend)
     return state.local, ()

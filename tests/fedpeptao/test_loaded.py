@@ -12,6 +12,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForSequenceClassification
 
+from client_app.state import ClientState, DiskStore
 from federation import resources
 from federation.evaluation import batch_inputs
 from federation.messages import TRAIN
@@ -154,6 +155,9 @@ def test_a_node_needs_the_shared_files_and_its_own_states(ran: Ran, tmp_path: Pa
     with pytest.raises(InputError, match=r"its last, is not in .*--state-dir"):
         open_model(copied, client=0)
     assert torch.equal(open_model(copied, client=0, state_dir=tmp_path / "node").row, expected)
+    (node / "clients" / "client-0" / "accepted.safetensors").write_bytes(b"torn")
+    with pytest.raises(InputError, match=r"only accepted\.safetensors of another round or version"):
+        open_model(copied, client=0, state_dir=tmp_path / "node")
 
 
 def test_of_a_run_cut_short_the_state_of_the_last_used_reply_counts(make_flat: MakeFlat) -> None:
@@ -178,6 +182,21 @@ def test_of_a_run_cut_short_the_state_of_the_last_used_reply_counts(make_flat: M
         if accepted == 2:
             assert pending.exists()  # nobody has told the client yet
             assert not torch.equal(loaded.row, open_model(folder).row)
+
+
+def test_shared_prompts_go_before_those_of_a_warm_up(ran: Ran, tmp_path: Path) -> None:
+    """A client that was last asked in a warm-up round kept the prompts of all layers; the selected ones are shared."""
+    copied, accepted = tmp_path / ran.folder.name, last_accepted(ran.folder, 0)
+    shutil.copytree(ran.folder, copied)
+    before = open_model(copied, client=0)
+    kept = before.model.layout.unflatten(before.row)
+    store = DiskStore(copied / "clients")
+    local = {name: value + 1 for name, value in kept.items() if name.startswith("prompt.")}
+    store.keep(0, ClientState(accepted, 0, local, warm_up=True))
+    store.resume(0, accepted)
+    after = before.model.layout.unflatten(open_model(copied, client=0).row)
+    assert torch.equal(after["prompt.0"], kept["prompt.0"] + 1)
+    assert all(torch.equal(after[name], kept[name]) for name in kept if name != "prompt.0")
 
 
 def test_a_reply_that_was_not_used_does_not_count(tmp_path: Path) -> None:
