@@ -194,7 +194,14 @@ def _report(arguments: argparse.Namespace) -> int:
     from fedpeptao.saved import find_run
     from server_app.report.page import write_report
 
-    print(write_report(find_run(arguments.run), arguments.output))
+    folder = find_run(arguments.run)
+    try:
+        print(write_report(folder, arguments.output))
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise InputError("--output", str(arguments.output), reason, "Name a file that you can write") from error
+    except ValueError as error:
+        raise InputError("RUN", str(folder), f"it is damaged ({error})", "Give another copy of the run") from error
     return 0
 
 

@@ -67,16 +67,23 @@ def find_run(given: str | Path) -> Path:
     """A run's folder: a path, or a name in the default place.
 
     Raises:
-        InputError: there is none.
+        InputError: there is none, or it is no run's.
     """
     place = runs_folder(parse(defaults()))
     for path in (Path(given).expanduser(), place / given):
         if path.is_dir():
-            return path.resolve()
+            return _run_folder(path.resolve())
     latest = sorted((path for path in place.glob("*") if (path / SETTINGS).exists()), key=lambda p: p.stat().st_mtime)
     names = ", ".join(path.name for path in reversed(latest[-_LATEST:]))
     there = f"The latest in {place}: {names}" if names else f"There are no runs in {place} either: name the folder"
     raise InputError("RUN", str(given), "there is no such folder", there)
+
+
+def _run_folder(folder: Path) -> Path:
+    if not (folder / SETTINGS).exists():
+        mend = "Give the folder that the run named in its first lines"
+        raise InputError("RUN", str(folder), f"this is no run's folder: it has no {SETTINGS}", mend)
+    return folder
 
 
 def read_run(given: str | Path, overriding: Mapping[str, Scalar] | None = None) -> Saved:
@@ -90,9 +97,6 @@ def read_run(given: str | Path, overriding: Mapping[str, Scalar] | None = None) 
         InputError: it is no run's folder, or no round was finished.
     """
     folder = find_run(given)
-    if not (folder / SETTINGS).exists():
-        mend = "Give the folder that the run named in its first lines"
-        raise InputError("RUN", str(folder), f"this is no run's folder: it has no {SETTINGS}", mend)
     settings = _settings(folder, overriding or {})
     summary, facts = read_json(folder / SUMMARY), read_json(folder / FACTS)
     if not (folder / PARAMETERS).exists() or "labels" not in summary:
@@ -109,11 +113,13 @@ def read_run(given: str | Path, overriding: Mapping[str, Scalar] | None = None) 
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; empty where there is no such file."""
+    """A JSON object; empty where there is no such file. InputError where it is damaged."""
     if not path.exists():
         return {}
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf8"))
-    return found
+    try:
+        return dict(json.loads(path.read_text(encoding="utf8")))
+    except (ValueError, TypeError) as error:
+        raise InputError("RUN", str(path), f"it is damaged ({error})", "Give another copy of the run") from error
 
 
 def _settings(folder: Path, overriding: Mapping[str, Scalar]) -> Settings:

@@ -121,3 +121,18 @@ def test_report_writes_where_it_is_told(ran: Ran, capsys: pytest.CaptureFixture[
     (ran.folder / "report.html").unlink(missing_ok=True)
     assert called(capsys, "report", ran.folder)[1] == [str(ran.folder / "report.html")]
     assert (ran.folder / "report.html").exists()
+
+
+def test_a_report_that_cannot_be_made_is_one_line(ran: Ran, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    def refused(*arguments: object) -> str:
+        status, out, err = called(capsys, "report", *arguments)
+        assert (status, out, len(err)) == (2, [], 1)
+        return err[0]
+
+    assert "this is no run's folder" in refused(tmp_path)
+    assert "--output" in refused(ran.folder, "--output", tmp_path / "no" / "such" / "page.html")
+    (tmp_path / "settings.json").write_text('{"rounds": 3')
+    assert "it is damaged" in refused(tmp_path)
+    status, _, err = called(capsys, "predict", tmp_path, "--text", "cat")
+    assert (status, len(err)) == (2, 1)
+    assert "settings.json': it is damaged" in err[0]
