@@ -212,15 +212,15 @@ def spread(counts: list[tuple[int, int, int]]) -> Run:
 
 
 def test_each_client_counts_once_in_the_distribution() -> None:
-    section = clients_section(spread([(4, 4, 0), (4, 2, 2), (10, 1, 3), (5, 5, 5), (0, 0, 0)]))
+    section = clients_section(spread([(4, 4, 0), (4, 2, 2), (10, 1, 3), (5, 5, 5), (0, 0, 0), (4, 3, 1)]))
     drawing = plots(section)["Distribution"]
     found = dict(tip.split("\n", 1) for tip in tips(drawing))
     assert found["accuracy 0.9 to 1.0"] == "personalised: 2 clients\nshared model: 1 clients"  # 1.0 is in the last bin
     assert found["accuracy 0.0 to 0.1"] == "personalised: 0 clients\nshared model: 1 clients"
-    assert sum(int(tip.split(": ")[1].split()[0]) for tip in found.values()) == 4  # without examples: in no plot
+    assert sum(int(tip.split(": ")[1].split()[0]) for tip in found.values()) == 5  # without examples: in no plot
     text = "".join(section.itertext())
-    assert "Of 4 clients, 1 are better off personalised, 2 the same, 1 worse" in text
-    assert "0.650" in text  # the mean of 1, .5, .1, 1
+    assert "Of 5 clients, 2 are better off personalised, 2 the same, 1 worse" in text
+    assert "0.670" in text  # the mean of 1, .5, .1, 1, .75
 
 
 def test_clients_stand_at_their_size_and_accuracy() -> None:
