@@ -54,7 +54,7 @@ class Form:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model as loaded: `kind` is its head's, `missing` are parameters it has no values for, `source` is where others find it."""
+    """A model as loaded: head of `kind`; `missing` are parameters without values, `source` is where others find it."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase

@@ -87,7 +87,7 @@ class LanguageHead:
         return self._continued(forward, inputs, torch.arange(len(wanted), device=wanted.device), wanted)[0]
 
     def _continued(self, forward: Forward, inputs: Inputs, texts: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
-        """log p [rows] of the words of `classes` behind `texts` (numbers of both, [rows]), and the outputs [rows, m, vocabulary]."""
+        """log p [rows] of the words of `classes` behind `texts` (both [rows]), and the outputs [rows, m, vocabulary]."""
         lengths = self.lengths[classes][:, None]
         most = int(lengths.max())
         words, answer_at = self.tokens[classes][:, :most], _answer_at(inputs)[texts][:, None]

@@ -137,7 +137,7 @@ def go(flat: Flat, nodes: int = 2, client_app: ClientCall = app) -> Ran:
 
 def model_of(settings: Settings, layers: tuple[int, ...], labels: int) -> tuple[PromptedModel, Layout, Tensor]:
     """The process's model, the layout of what travels, and the initial values of that, [R]."""
-    model = resources.prompted(settings, layers, labels)
+    model = resources.prompted(settings, layers, [str(label) for label in range(labels)])
     layout = model.layout.select(travelling_names(model.layout, layers))
     row = model.layout.unflatten(model.initial(settings.federation.seed, settings.model.prompt_init_std))
     return model, layout, layout.flatten({name: row[name] for name in layout.names})
