@@ -52,7 +52,8 @@ class Found:
         words: kind of the head that label words use.
         gather_away: between the positions that matter alone and the whole text through the output layer.
         positions: tokens of the longest text beside 2 prompt tokens, None without a limit.
-        peft_away: between PEFT's model of the exported classifier and ours.
+        peft_away: between PEFT's model of the exported classifier and ours, at texts within the window if there is one.
+        peft_away_beyond: the same at longer texts, where there is a window: PEFT's prompts count as text, and fall out of it.
         no_peft: why there is none.
     """
 
@@ -62,11 +63,12 @@ class Found:
     gather_away: float | None = None
     positions: int | None = None
     peft_away: float | None = None
+    peft_away_beyond: float | None = None
     no_peft: str = ""
 
 
 def save(family: Family, folder: Path, *, classifier: bool = False) -> Path:
-    """The family's language model (or classifier) with random weights that are large enough for attention to differ, and a tokenizer."""
+    """The family's language model (or classifier) and a tokenizer; weights large enough for attention to tell texts apart."""
     language = AutoModelForMaskedLM if family.masked else AutoModelForCausalLM
     auto: Any = AutoModelForSequenceClassification if classifier else language
     with torch.random.fork_rng(devices=[]), torch.no_grad():
@@ -139,18 +141,19 @@ def measure(name: str, folder: Path) -> Found:
         scores, whole = model.logits(inputs), whole_output(model, inputs, row).log_softmax(-1)
     tokens = model.backbone.language.tokens[:, 0]
     expected = whole[torch.arange(len(LENGTHS)), inputs["answer_at"]][:, tokens]
-    away, no_peft = _peft(family, folder)
+    away, no_peft = _peft(family, folder, SHORT)
     return Found(
         name,
         words=model.backbone.head_kind,
         gather_away=float((scores - expected).abs().max()),
         positions=model.backbone.text_positions(PROMPT_TOKENS),
         peft_away=away,
+        peft_away_beyond=_peft(family, folder, LENGTHS)[0] if family.windowed else None,
         no_peft=no_peft,
     )
 
 
-def _peft(family: Family, folder: Path) -> tuple[float | None, str]:
+def _peft(family: Family, folder: Path, lengths: Sequence[int]) -> tuple[float | None, str]:
     """The exported classifier in PEFT against ours: the largest difference, or why PEFT cannot run it."""
     if type(family.config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
         return None, "transformers has no classifier of this family"
@@ -160,7 +163,7 @@ def _peft(family: Family, folder: Path) -> tuple[float | None, str]:
         return None, error.problem
     backbone.build_head("model", CLASSES)
     model = PromptedModel(backbone, (0, 1), PROMPT_TOKENS)
-    inputs, row = texts(model, SHORT), bound(model)
+    inputs, row = texts(model, lengths), bound(model)
     if told := to_peft(model, row, folder / "adapter", [str(label) for label in range(CLASSES)]):
         return None, told
     plain = AutoModelForSequenceClassification.from_pretrained(folder / "classifier", num_labels=CLASSES)
@@ -184,9 +187,11 @@ def as_table(found: Sequence[Found]) -> str:
             lines.append(f"| {row.family} | no | | | | {row.refused} |")
             continue
         peft = "yes" if row.peft_away is not None and row.peft_away < 1e-5 else "no"
-        why = f"PEFT: {row.no_peft}" if row.no_peft else ("" if row.peft_away is None or peft == "yes" else f"scores differ by {row.peft_away:.1e}")
-        limit = "no limit" if row.positions is None else str(row.positions)
-        lines.append(f"| {row.family} | yes | {row.words} | {peft} | {limit} | {f'PEFT: {why}' if why else ''} |")
+        peft = f"{peft}, up to the window" if row.peft_away_beyond else peft
+        away = "" if peft != "no" or row.peft_away is None else f"its scores differ by {row.peft_away:.1e}"
+        why = f"PEFT: {row.no_peft or away}" if row.no_peft or away else ""
+        limit = "none" if row.positions is None else str(row.positions)
+        lines.append(f"| {row.family} | yes | {row.words} | {peft} | {limit} | {why} |")
     return "\n".join(lines)
 
 
