@@ -7,13 +7,13 @@ import pytest
 import torch
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAvg
-from strategies.client_rows import MemoryRows
 from torch import Tensor
 
 from client_app.local_update import SGD, local_update
 from experiments.quadratics import Federation, Quadratics, four_clients, settings
 from federation.codec import make_codec
 from strategies.build import Cohort, build
+from strategies.client_rows import MemoryRows
 from strategies.fedpeptao import Update
 
 ETA, STEPS, ROUNDS = 0.05, 7, 30
