@@ -5,9 +5,7 @@ Loaded once, probed once, never trained: clients differ only in the row of tuned
 
 from __future__ import annotations
 
-import hashlib
 import inspect
-import json
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
@@ -18,16 +16,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from fedpeptao.errors import InputError
 from models import head as heads
 from models.attention import PromptSlot
-from models.checkpoint import Checkpoint, Form, open_checkpoint
+from models.checkpoint import Checkpoint, Form, fingerprint, open_checkpoint
 from models.label_words import word_tokens
 from models.language_head import Gather, LanguageHead, place_gather
 from models.language_kind import LANGUAGE
+from models.positions import Positions
 from models.probe import Probed, probe
 from models.quantisation import KINDS as QUANTISED
 from models.recompute import recompute_blocks
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_DIGEST_VALUES = 64  # of each weight, spread evenly: enough to tell checkpoints apart, cheap at any size
 
 
 class Backbone:
@@ -48,7 +46,7 @@ class Backbone:
         self.tokenizer: PreTrainedTokenizerBase = checkpoint.tokenizer
         self.slots: tuple[PromptSlot, ...] = probed.slots
         self.kv_heads, self.head_dim = probed.kv_heads, probed.head_dim
-        self.fingerprint = _fingerprint(checkpoint)
+        self.fingerprint = fingerprint(checkpoint)
         self.head: heads.Head | None = None  # until the labels are known
         self.language: LanguageHead | None = None
         self.autocast: torch.dtype | None = None
@@ -60,7 +58,7 @@ class Backbone:
         if self.head_kind in LANGUAGE:
             self._gather = place_gather(self.model)
             self._word_positions = max(map(len, self._tokens(words))) - 1
-        self._padding_idx = _padding_idx(self.model)
+        self._positions = Positions(self.model)
         self._arguments = frozenset(inspect.signature(self.model.forward).parameters)
         self.model.config.use_cache = False
         self.model.requires_grad_(False)
@@ -132,11 +130,7 @@ class Backbone:
 
         A decoder's label words of several tokens take positions behind the text.
         """
-        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        if limit is None or limit <= 0:
-            return None
-        taken = 0 if self._padding_idx is None else self._padding_idx + 1
-        return int(limit) - taken - prompt_tokens - self._word_positions
+        return self._positions.beside(prompt_tokens + self._word_positions)
 
     def position_ids(self, input_ids: Tensor, attention_mask: Tensor, prompt_tokens: int) -> Tensor | None:
         """Positions of the text tokens, int64 [B or 1, T], shifted by `prompt_tokens` as behind a cache of that length.
@@ -144,12 +138,7 @@ class Backbone:
         None for models that take no positions. Families that count from a padding index (RoBERTa) leave padding at
         it; `attention_mask` [B, T] is not read by either rule, since neither do the models.
         """
-        if "position_ids" not in self._arguments:
-            return None
-        if self._padding_idx is None:
-            return torch.arange(prompt_tokens, prompt_tokens + input_ids.shape[1], device=input_ids.device)[None]
-        real = input_ids.ne(self._padding_idx).long()
-        return (real.cumsum(1) + prompt_tokens) * real + self._padding_idx
+        return self._positions.of(input_ids, prompt_tokens) if "position_ids" in self._arguments else None
 
     def precision(self) -> AbstractContextManager[None]:
         """The context of a forward pass."""
@@ -282,14 +271,6 @@ def _check_missing(checkpoint: Checkpoint, probed: Probed, name: str) -> None:
         )
 
 
-def _padding_idx(model: PreTrainedModel) -> int | None:
-    """Index from which positions are counted in the RoBERTa family; None elsewhere."""
-    for path, module in model.named_modules():
-        if path.endswith("position_embeddings") and isinstance(module, nn.Embedding) and module.padding_idx is not None:
-            return int(module.padding_idx)
-    return None
-
-
 def _set_dropout(model: PreTrainedModel, dropout: float) -> None:
     for module in model.modules():
         if isinstance(module, nn.Dropout):
@@ -297,24 +278,3 @@ def _set_dropout(model: PreTrainedModel, dropout: float) -> None:
         for name, value in vars(module).items():  # Llama and OPT keep numbers, not modules
             if isinstance(value, float) and name.endswith("dropout"):
                 setattr(module, name, dropout)
-
-
-def _fingerprint(checkpoint: Checkpoint) -> str:
-    """Hex sha256 over base configuration, tokenizer and a spread sample of each weight of the base model."""
-    config = checkpoint.model.config.to_dict()
-    passing = ["_name_or_path", "transformers_version", "architectures", "use_cache", "dtype"]  # of no effect
-    passing += ["id2label", "label2id", "num_labels"]  # of the head
-    kept = {key: value for key, value in config.items() if key not in passing}
-    digest = hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode())
-    digest.update(json.dumps(sorted(checkpoint.tokenizer.get_vocab().items())).encode())
-    weights = checkpoint.model.base_model.state_dict()
-    if checkpoint.kind in LANGUAGE:
-        outside = heads.held_outside_base(checkpoint.model, frozenset())
-        weights |= {f"head {name}": weight for name, weight in outside.items()}
-    for name, weight in weights.items():
-        if f"{checkpoint.model.base_model_prefix}.{name}" in checkpoint.missing:
-            continue  # filled by chance; the head's values stand in its place
-        flat = weight.flatten()
-        sample = flat[:: max(1, flat.numel() // _DIGEST_VALUES)].double().cpu()
-        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode() + sample.numpy().tobytes())
-    return digest.hexdigest()

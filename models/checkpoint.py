@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import re
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from transformers.utils import logging as reports
 
 from fedpeptao.errors import InputError
 from models.attention import NAME
+from models.head import held_outside_base
 from models.language_kind import LANGUAGE, held_kind
 from models.probe import MEND
 from models.quantisation import quantised
@@ -30,6 +32,7 @@ from models.random_models import random_kind, random_model, random_tokenizer
 
 DEMO = "all-MiniLM-L6-v2"
 DEMO_HUB = "sentence-transformers/all-MiniLM-L6-v2"
+_DIGEST_VALUES = 64  # of each weight, spread evenly: enough to tell checkpoints apart, cheap at any size
 DEMO_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 
@@ -138,6 +141,27 @@ def _load(name: str, location: str, source: str, form: Form) -> Checkpoint:
         mend = "Check the files in that folder" if local else mend
         raise InputError("model", name, f"it could not be loaded ({type(error).__name__}: {reason})", mend) from error
     return Checkpoint(model, tokenizer, kind, frozenset(found["missing_keys"]), source)
+
+
+def fingerprint(checkpoint: Checkpoint) -> str:
+    """Hex sha256 over base configuration, tokenizer and a spread sample of each weight of the base model."""
+    config = checkpoint.model.config.to_dict()
+    passing = ["_name_or_path", "transformers_version", "architectures", "use_cache", "dtype"]  # of no effect
+    passing += ["id2label", "label2id", "num_labels"]  # of the head
+    kept = {key: value for key, value in config.items() if key not in passing}
+    digest = hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode())
+    digest.update(json.dumps(sorted(checkpoint.tokenizer.get_vocab().items())).encode())
+    weights = checkpoint.model.base_model.state_dict()
+    if checkpoint.kind in LANGUAGE:
+        outside = held_outside_base(checkpoint.model, frozenset())
+        weights |= {f"head {name}": weight for name, weight in outside.items()}
+    for name, weight in weights.items():
+        if f"{checkpoint.model.base_model_prefix}.{name}" in checkpoint.missing:
+            continue  # filled by chance; the head's values stand in its place
+        flat = weight.flatten()
+        sample = flat[:: max(1, flat.numel() // _DIGEST_VALUES)].double().cpu()
+        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode() + sample.numpy().tobytes())
+    return digest.hexdigest()
 
 
 @contextmanager

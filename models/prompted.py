@@ -108,7 +108,7 @@ class PromptedModel:
         if head is None or self.label_loss != "vocabulary":
             return self.loss_of(self.logits(inputs), wanted, reduction)
         each = -head.scores_of(self._decide, self._there(inputs), wanted.to(self.backbone.device))
-        return {"mean": each.mean, "sum": each.sum, "none": each.clone}[reduction]()
+        return each if reduction == "none" else each.sum() if reduction == "sum" else each.mean()
 
     def loss_of(self, scores: Tensor, wanted: Tensor, reduction: str = "mean") -> Tensor:
         """The same loss from the scores [B, classes] of all classes.

@@ -19,7 +19,7 @@ from models.attention import PromptSlot
 def recompute_blocks(blocks: Sequence[nn.Module], slots: Sequence[PromptSlot]) -> None:
     """Let each block (with the slot of its attention) forget its activations wherever gradients are asked for."""
     for block, slot in zip(blocks, slots, strict=True):
-        block.forward = _recomputed(block.forward, slot)  # type: ignore[method-assign]
+        block.forward = _recomputed(block.forward, slot)
 
 
 def _recomputed(inner: Callable[..., Any], slot: PromptSlot) -> Callable[..., Any]:
