@@ -52,7 +52,7 @@ class LoadedModel:
     @property
     def model(self) -> PromptedModel:
         """The process's model; asked for each time, since another folder's may have taken its place."""
-        return resources.prompted(self.saved.settings, self.saved.layers, len(self.labels))
+        return resources.prompted(self.saved.settings, self.saved.layers, self.labels)
 
     def encode(
         self, texts: Sequence[str], pairs: Sequence[str] | None = None, labels: Sequence[str] | None = None
@@ -142,7 +142,7 @@ def open_model(
     """
     saved = read_run(run, overriding)
     own, remarks = ({}, ()) if client is None else _own_prompts(saved, client, state_dir)
-    model = resources.prompted(saved.settings, saved.layers, len(saved.labels))
+    model = resources.prompted(saved.settings, saved.layers, saved.labels)
     settings = saved.settings
     initial = model.layout.unflatten(model.initial(settings.federation.seed, settings.model.prompt_init_std))
     own = {name: value for name, value in own.items() if name in initial}

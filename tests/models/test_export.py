@@ -14,17 +14,13 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
-    AutoTokenizer,
     BertForMaskedLM,
 )
 
+from experiments.families import FAMILIES, by_words, save, texts, whole_output
 from fedpeptao.errors import InputError
-from models.attention import NAME
-from models.backbone import Backbone, load_backbone
-from models.checkpoint import Checkpoint
+from models.backbone import load_backbone
 from models.export import from_peft, load_parameters, save_parameters, to_peft
-from models.head import Head
-from models.probe import probe
 from models.prompted import PromptedModel
 from models.random_models import random_tokenizer
 from tests.models.conftest import LABELS, PROMPT_TOKENS, padded_for
@@ -136,33 +132,17 @@ def test_a_replaced_head_lies_beside_the_prompts(
     assert torch.equal(from_peft(model, tmp_path), row)
 
 
-def language_model(folder: Path, kind: type[AutoModelForCausalLM] | type[AutoModelForMaskedLM]) -> PromptedModel:
-    """Prompts on a model with its own language-model head, of which nothing is tuned."""
-    model = kind.from_pretrained(folder, attn_implementation=NAME)
-    model.train(False)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    checkpoint = Checkpoint(model, tokenizer, frozenset(), str(folder))
-    backbone = Backbone(str(folder), checkpoint, probe(model, str(folder)), 0.0)
-    backbone.head = Head((), False)
-    return PromptedModel(backbone, range(backbone.num_layers), PROMPT_TOKENS)
-
-
-@pytest.mark.parametrize("name", ["gpt2", "llama"])
-def test_a_decoders_own_head_is_a_causal_model_to_peft(
-    checkpoint: Folders, name: str, inputs: dict[str, Tensor], tmp_path: Path
-) -> None:
-    AutoModelForCausalLM.from_pretrained(checkpoint(name)).save_pretrained(tmp_path / "base")
-    AutoTokenizer.from_pretrained(checkpoint(name)).save_pretrained(tmp_path / "base")
-    model = language_model(tmp_path / "base", AutoModelForCausalLM)
+@pytest.mark.parametrize("name", ["GPT-2", "Llama", "OPT"])
+def test_a_decoders_own_head_is_a_causal_model_to_peft(name: str, tmp_path: Path) -> None:
+    model = by_words(save(FAMILIES[name], tmp_path / "base"))
     assert all(entry.layer is not None for entry in model.layout.entries)
-    row = model.initial(3, std=1.0)
+    inputs, row = texts(model), model.initial(3, std=1.0)
     assert to_peft(model, row, tmp_path / "adapter", NAMES) is None
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
-    wrapped = PeftModel.from_pretrained(plain, tmp_path / "adapter").eval()
-    model.bind(row[None])
+    given = {key: inputs[key] for key in ("input_ids", "attention_mask")}
     with torch.no_grad():
-        found, expected = wrapped(**inputs).logits, model.logits(inputs)
-        assert not torch.allclose(plain(**inputs).logits, expected, atol=1e-2)
+        found = PeftModel.from_pretrained(plain, tmp_path / "adapter").eval()(**given).logits
+        expected = whole_output(model, inputs, row)
     real = inputs["attention_mask"].bool()
     torch.testing.assert_close(found[real], expected[real], rtol=0, atol=1e-5)
     assert torch.equal(from_peft(model, tmp_path / "adapter"), row)
@@ -173,24 +153,19 @@ def test_a_decoders_own_head_is_a_causal_model_to_peft(
     ]
 
 
-@pytest.mark.parametrize("name", ["bert", "roberta"])
-def test_a_masked_language_models_prompts_are_for_the_bare_model(
-    checkpoint: Folders, name: str, inputs: dict[str, Tensor], tmp_path: Path
-) -> None:
-    inputs = padded_for(name, inputs)
-    AutoModelForMaskedLM.from_pretrained(checkpoint(name)).save_pretrained(tmp_path / "base")
-    AutoTokenizer.from_pretrained(checkpoint(name)).save_pretrained(tmp_path / "base")
-    model = language_model(tmp_path / "base", AutoModelForMaskedLM)
-    row = model.initial(3, std=1.0)
+@pytest.mark.parametrize("name", ["BERT", "RoBERTa"])
+def test_a_masked_language_models_prompts_are_for_the_bare_model(name: str, tmp_path: Path) -> None:
+    model = by_words(save(FAMILIES[name], tmp_path / "base"))
+    inputs, row = texts(model), model.initial(3, std=1.0)
     note = to_peft(model, row, tmp_path / "adapter", NAMES)
     assert note is not None
     assert "bare model" in note
     bare = PeftModel.from_pretrained(AutoModel.from_pretrained(tmp_path / "base"), tmp_path / "adapter").eval()
     whole = AutoModelForMaskedLM.from_pretrained(tmp_path / "base")
-    head = whole.cls if name == "bert" else whole.lm_head
-    model.bind(row[None])
+    head = whole.cls if name == "BERT" else whole.lm_head
+    given = {key: inputs[key] for key in ("input_ids", "attention_mask")}
     with torch.no_grad():
-        found, expected = head(bare(**inputs).last_hidden_state), model.logits(inputs)
+        found, expected = head(bare(**given).last_hidden_state), whole_output(model, inputs, row)
     real = inputs["attention_mask"].bool()
     torch.testing.assert_close(found[real], expected[real], rtol=0, atol=1e-5)
     assert torch.equal(from_peft(model, tmp_path / "adapter"), row)
