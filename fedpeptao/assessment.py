@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
+import numpy as np
 from sklearn.metrics import confusion_matrix, f1_score, matthews_corrcoef, precision_recall_fscore_support
 from torch import Tensor
 
@@ -13,16 +13,15 @@ _CORNER = "true \\ predicted"
 _SHOWN = 12  # characters of a label over a column
 
 
-def assess(scores: Tensor, labels: Sequence[str], classes: Sequence[str]) -> dict[str, Any]:
-    """Figures of class scores [n, classes] against the examples' labels, each one of `classes`.
+def assess(scores: Tensor, labels: Sequence[str], classes: Sequence[str], loss: float) -> dict[str, Any]:
+    """Figures of class scores [n, classes] against the examples' labels, each one of `classes`; loss: mean, in nats.
 
     Returns:
-        examples, accuracy, macro_f1 (mean over the classes that occur), matthews, loss (nats); per_class: label, examples,
+        examples, accuracy, macro_f1 (mean over the classes that occur), matthews, loss; per_class: label, examples,
         predicted, precision, recall, f1, each None where it is 0/0; confusion: [true][predicted] counts.
     """
-    number = {label: place for place, label in enumerate(classes)}
-    wanted = torch.tensor([number[label] for label in labels])
-    true, found, every = wanted.numpy(), scores.argmax(dim=1).numpy(), list(range(len(classes)))
+    number, every = {label: place for place, label in enumerate(classes)}, list(range(len(classes)))
+    true, found = np.array([number[label] for label in labels]), scores.argmax(dim=1).numpy()
     counts = confusion_matrix(true, found, labels=every)
     precision, recall, f1, _ = precision_recall_fscore_support(true, found, labels=every, zero_division=float("nan"))
     return {
@@ -30,7 +29,7 @@ def assess(scores: Tensor, labels: Sequence[str], classes: Sequence[str]) -> dic
         "accuracy": float((true == found).mean()),
         "macro_f1": float(f1_score(true, found, average="macro", labels=sorted(set(true)), zero_division=0)),
         "matthews": float(matthews_corrcoef(true, found)),
-        "loss": float(torch.nn.functional.cross_entropy(scores, wanted)),
+        "loss": loss,
         "per_class": [
             {
                 "label": label,

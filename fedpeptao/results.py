@@ -115,7 +115,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     model = _open(arguments)
     encoded, what = _from_file(model, arguments.data) if arguments.data else _own_examples(model)
     _say([*model.remarks, *_cut(model, encoded)])
-    figures = assess(model.scores(encoded), encoded.labels, model.labels)
+    scores = model.scores(encoded)
+    figures = assess(scores, encoded.labels, model.labels, model.loss(scores, encoded.labels))
     whose = "shared model" if model.client is None else f"personalised model of client {model.client}"
     if arguments.json:
         print(json.dumps({"run": model.saved.name, "client": model.client, "data": what, **figures}, indent=2))
