@@ -86,7 +86,7 @@ class LoadedModel:
     def loss(self, scores: Tensor, labels: Sequence[str]) -> float:
         """Mean loss in nats of class scores [n, classes], as the run measures it."""
         wanted = torch.tensor([self.labels.index(label) for label in labels])
-        return float(torch.nn.functional.cross_entropy(scores, wanted))
+        return float(self.model.loss_of(scores, wanted))
 
     def logits(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Tensor:
         """Class scores [n, classes], float32; errors: see encode."""
