@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from federation.settings import defaults
 from server_app.finish import close_interrupted
 from server_app.report.facts import read_run
 from server_app.report.page import REPORT, page, write_report
@@ -134,7 +135,7 @@ def test_light_dark_and_narrow_are_provided_for() -> None:
 
 
 def test_changed_settings_come_first(tmp_path: Path) -> None:
-    settings = {**demo("settings"), "rounds": 7, "layers": "1,2", "runs-dir": "/somewhere"}
+    settings = {**defaults(), "rounds": 7, "layers": "1,2", "runs-dir": "/somewhere"}
     found = outline(files(tmp_path, settings=settings))
     rows = found.said("td")
     assert rows == ["7", "20", '"1,2"', '"auto"']
