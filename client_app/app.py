@@ -99,7 +99,7 @@ def _open(message: Message, settings: Settings, context: Context) -> tuple[Ask, 
     strangers = sorted(set(header.clients) - set(_clients(settings, context)))
     if strangers:
         raise MessageError(f"clients {strangers} do not live on this node")
-    layout = host.travelling_layout(settings, header.layers, len(header.labels))
+    layout = host.travelling_layout(settings, header.layers, header.labels)
     codec = make_codec(settings.server.precision)
     store = DiskStore(state_folder(settings, header.run, context.node_config))
     return records.decode_ask(message.content, layout, codec), layout, codec, store

@@ -88,10 +88,10 @@ class Start:
 
 def start(settings: Settings, ask: Ask, client: int, accepted: int, store: StateStore) -> Start:
     """Two-phase: the store commits or drops what is pending, as the server's last accepted round says."""
-    model = resources.prompted(settings, ask.layers, len(ask.labels))
+    model = resources.prompted(settings, ask.layers, ask.labels)
     layout = model.layout.first(travelling_names(model.layout, ask.layers))
     values = model.layout.unflatten(model.initial(settings.federation.seed, settings.model.prompt_init_std))
-    travelling = travelling_layout(settings, ask.layers, len(ask.labels)).unflatten(ask.shared)
+    travelling = travelling_layout(settings, ask.layers, ask.labels).unflatten(ask.shared)
     state = store.resume(client, accepted) or ClientState(0, ask.epoch, {})
     own = {name: value for name, value in state.local.items() if name in layout.names}
     control = state.control if state.epoch == ask.epoch else None
@@ -111,7 +111,7 @@ def _moments(state: ClientState, device: torch.device) -> Moments | None:
     return None if state.moments is None else Moments(state.steps, *state.moments[:, None].to(device))
 
 
-def travelling_layout(settings: Settings, layers: tuple[int, ...], labels: int) -> Layout:
+def travelling_layout(settings: Settings, layers: tuple[int, ...], labels: Sequence[str]) -> Layout:
     """The parameters that travel, in the order of x."""
     model = resources.prompted(settings, layers, labels)
     return model.layout.select(travelling_names(model.layout, layers))

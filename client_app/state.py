@@ -7,6 +7,7 @@ refused and lost replies leave both ends in agreement.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ from torch import Tensor
 
 logger = logging.getLogger(__name__)
 _LOCAL = "local."
+_DAMAGE = (SafetensorError, KeyError, TypeError, ValueError)  # what reading a broken file raises
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,15 @@ class DiskStore:
             return None
         return state
 
+    def peek(self, client: int, accepted: int) -> ClientState | None:
+        """As resume, for a reader beside the run: commits, drops and sets aside nothing."""
+        for phase in ("accepted", "pending"):
+            with contextlib.suppress(FileNotFoundError, *_DAMAGE):
+                state = _load(self._path(client, phase))
+                if accepted and state.round == accepted:
+                    return state
+        return None
+
     def keep(self, client: int, state: ClientState) -> None:
         """Writes the pending state; a crash in between leaves the old one or the new one."""
         path = self._path(client, "pending")
@@ -98,23 +109,27 @@ def _pack(state: ClientState) -> bytes:
     return save({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, numbers)
 
 
+def _load(path: Path) -> ClientState:
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
+    return ClientState(
+        round=int(metadata["round"]),
+        epoch=int(metadata["epoch"]),
+        local={name.removeprefix(_LOCAL): value for name, value in tensors.items() if name.startswith(_LOCAL)},
+        control=tensors.get("control"),
+        moments=tensors.get("moments"),
+        steps=int(metadata["steps"]),
+        warm_up=metadata["warm_up"] == "1",
+    )
+
+
 def _read(path: Path) -> ClientState | None:
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata()
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
-            return ClientState(
-                round=int(metadata["round"]),
-                epoch=int(metadata["epoch"]),
-                local={name.removeprefix(_LOCAL): value for name, value in tensors.items() if name.startswith(_LOCAL)},
-                control=tensors.get("control"),
-                moments=tensors.get("moments"),
-                steps=int(metadata["steps"]),
-                warm_up=metadata["warm_up"] == "1",
-            )
+        return _load(path)
     except FileNotFoundError:
         return None
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+    except _DAMAGE as error:
         aside = path.with_suffix(".damaged")
         logger.warning("%s cannot be read (%s): set aside as %s, the client starts anew", path, error, aside.name)
         os.replace(path, aside)

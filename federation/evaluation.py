@@ -49,13 +49,12 @@ def targets(encoded: Encoded, labels: Sequence[str]) -> Tensor:
 def losses_on(
     model: PromptedModel, encoded: Encoded, labels: Sequence[str], layout: Layout | None = None
 ) -> Callable[[Tensor, Sequence[int]], Tensor]:
-    """The model as a function from (rows [1, R] in the order of layout, numbers of examples) to their mean cross-entropy [1]."""
+    """The model as a function from (rows [1, R] in the order of layout, numbers of examples) to their mean loss [1]."""
     wanted = targets(encoded, labels).to(model.backbone.device)
 
     def losses(rows: Tensor, batch: Sequence[int]) -> Tensor:
         model.bind(rows, layout)
-        logits = model.logits(batch_inputs(model.backbone, encoded, batch))
-        return torch.nn.functional.cross_entropy(logits, wanted[batch])[None]
+        return model.loss(batch_inputs(model.backbone, encoded, batch), wanted[batch])[None]
 
     return losses
 
@@ -69,7 +68,7 @@ def count(model: PromptedModel, encoded: Encoded, labels: Sequence[str], batch_s
     for start in range(0, len(by_length), batch_size):
         rows = by_length[start : start + batch_size]
         logits = model.logits(batch_inputs(model.backbone, encoded, rows))
-        loss_sum += float(torch.nn.functional.cross_entropy(logits, wanted[rows], reduction="sum"))
+        loss_sum += float(model.loss_of(logits, wanted[rows], "sum"))
         correct += int((logits.argmax(dim=1) == wanted[rows]).sum())
     return Counts(len(encoded), correct, loss_sum)
 

@@ -35,6 +35,7 @@ _INERT: tuple[Inert, ...] = (
         lambda s: s.server.server_optimizer not in ("adam", "yogi", "adagrad"),
         "server-optimizer is not an adaptive one",
     ),
+    (("label-loss",), lambda s: s.model.head in ("linear", "model"), "the head has no label words"),
     (("alpha",), lambda s: s.federation.partition == "iid", 'partition is "iid"'),
     (("weight-decay",), lambda s: s.local.device_optimizer == "sgd", 'device-optimizer is "sgd"'),
 )

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 import torch
+from datasets import Dataset
 
 from data.batches import Encoded, encode
 from data.partition import partition
 from data.sources import Splits, load_splits
 from federation.settings import DataSettings, FederationSettings, ModelSettings, Settings
+from fedpeptao.errors import InputError
 from models.backbone import Backbone, load_backbone
 from models.prompted import PromptedModel
 
@@ -41,7 +44,12 @@ def set_threads(settings: Settings) -> None:
 
 def backbone(settings: Settings) -> Backbone:
     """The frozen model."""
-    return _backbone(settings.model, settings.federation.seed)
+    return _backbone(settings.model, settings.federation.seed, tuple(label_words(settings).values()))
+
+
+def label_words(settings: Settings) -> Mapping[str, str]:
+    """The task's label words by label; {} where it has none."""
+    return {}
 
 
 def splits(settings: Settings) -> Splits:
@@ -51,7 +59,14 @@ def splits(settings: Settings) -> Splits:
 
 def tokenised(settings: Settings) -> Tokenised:
     """The data set as token ids of the model's tokenizer."""
-    return _tokenised(settings.data, settings.model, settings.federation.seed)
+    words = tuple(label_words(settings).values())
+    return _tokenised(settings.data, settings.model, settings.federation.seed, words)
+
+
+def encoded(settings: Settings, rows: Dataset) -> Encoded:
+    """Other rows (columns text, label, where there is one text_pair) as the run's own are read; nothing is kept."""
+    words = tuple(label_words(settings).values())
+    return _encoded(settings.data, settings.model, settings.federation.seed, words, rows)
 
 
 def shards(settings: Settings) -> Shards:
@@ -59,24 +74,46 @@ def shards(settings: Settings) -> Shards:
     return _shards(settings.data, settings.federation)
 
 
-def prompted(settings: Settings, layers: tuple[int, ...], labels: int) -> PromptedModel:
-    """The backbone with prompts in all layers, or in `layers` alone (section 2.3), and a head for so many labels."""
+def prompted(settings: Settings, layers: tuple[int, ...], labels: Sequence[str]) -> PromptedModel:
+    """The backbone with prompts in all layers, or in `layers` alone (section 2.3), and a head for these labels.
+
+    Raises:
+        InputError: the task has label words, and none for one of them.
+    """
     model = backbone(settings)
     if settings.selection.unselected_prompts == "local":
         layers = tuple(range(model.num_layers))
-    return _prompted(settings.model, settings.federation.seed, layers, labels)
+    known, seed = label_words(settings), settings.federation.seed
+    if unknown := [label for label in labels if known and label not in known]:
+        problem = f"the task has no label word for {', '.join(unknown[:5])}"
+        raise InputError("labels", ",".join(labels), problem, f"Its labels are {', '.join(known)}")
+    words = tuple(known[label] for label in labels) if known else ()
+    return _prompted(settings.model, seed, layers, len(labels), tuple(known.values()), words)
 
 
 @lru_cache(maxsize=1)
-def _backbone(model: ModelSettings, seed: int) -> Backbone:
-    return load_backbone(model.model, seed=seed, dtype=model.dtype, device=model.device, dropout=model.backbone_dropout)
+def _backbone(model: ModelSettings, seed: int, words: tuple[str, ...]) -> Backbone:
+    return load_backbone(
+        model.model,
+        seed=seed,
+        dtype=model.dtype,
+        device=model.device,
+        dropout=model.backbone_dropout,
+        head=model.head,
+        words=words,
+        autocast=model.autocast,
+        quantisation=model.quantisation,
+        gradient_checkpointing=model.gradient_checkpointing,
+    )
 
 
 @lru_cache(maxsize=1)
-def _prompted(model: ModelSettings, seed: int, layers: tuple[int, ...], labels: int) -> PromptedModel:
-    loaded = _backbone(model, seed)
-    loaded.build_head(model.head, labels)
-    return PromptedModel(loaded, layers, model.prompt_tokens)
+def _prompted(
+    model: ModelSettings, seed: int, layers: tuple[int, ...], labels: int, task: tuple[str, ...], words: tuple[str, ...]
+) -> PromptedModel:
+    loaded = _backbone(model, seed, task)
+    loaded.build_head("auto", labels, words)
+    return PromptedModel(loaded, layers, model.prompt_tokens, model.label_loss)
 
 
 @lru_cache(maxsize=1)
@@ -97,16 +134,22 @@ def _splits(data: DataSettings, seed: int) -> Splits:
 
 
 @lru_cache(maxsize=1)
-def _tokenised(data: DataSettings, model: ModelSettings, seed: int) -> Tokenised:
-    loaded, rows = _backbone(model, seed), _splits(data, seed)
-    positions = loaded.text_positions(model.prompt_tokens)
+def _tokenised(data: DataSettings, model: ModelSettings, seed: int, words: tuple[str, ...]) -> Tokenised:
+    rows = _splits(data, seed)
     train, validation, test = (
-        None if part is None else encode(part, loaded.tokenizer, max_length=data.max_length, positions=positions)
-        for part in (rows.train, rows.validation, rows.test)
+        None if part is None else _encoded(data, model, seed, words, part) for part in (rows.train, rows.validation, rows.test)
     )
     assert train is not None
     assert validation is not None
     return Tokenised(train, validation, test)
+
+
+def _encoded(
+    data: DataSettings, model: ModelSettings, seed: int, words: tuple[str, ...], rows: Dataset
+) -> Encoded:
+    loaded = _backbone(model, seed, words)
+    positions = loaded.text_positions(model.prompt_tokens)
+    return encode(rows, loaded.tokenizer, max_length=data.max_length, positions=positions)
 
 
 @lru_cache(maxsize=1)

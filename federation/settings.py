@@ -96,7 +96,11 @@ class ModelSettings:
     dtype: str = _choice("float32", "bfloat16", "float16")
     device: str = _name()
     backbone_dropout: float = _setting("a number from 0 to below 1", lambda v: 0 <= v < 1)
-    head: str = _choice("linear", "model")
+    autocast: str = _choice("none", "bfloat16", "float16")
+    quantisation: str = _choice("none", "int8", "int4")
+    gradient_checkpointing: bool = _flag()
+    head: str = _choice("auto", "linear", "model", "masked-lm", "causal-lm")
+    label_loss: str = _choice("vocabulary", "label-words")
     prompt_tokens: int = _whole(1)
     prompt_init_std: float = _at_least(0)
 
@@ -349,9 +353,14 @@ def _check_estimator(s: Settings) -> None:
     if s.selection.warmup_rounds >= s.federation.rounds:
         problem = f"with rounds = {s.federation.rounds} no round is left after the selection"
         raise InputError("warmup-rounds", s.selection.warmup_rounds, problem, "Lower it, or raise rounds")
-    if s.model.dtype != "float32":
-        problem = f"ratio = {_toml(estimator)} takes second derivatives, which need float32"
-        raise InputError("dtype", s.model.dtype, problem, "Set dtype to float32, or give ratio a number")
+    for key, value, exact in (
+        ("dtype", s.model.dtype, "float32"),
+        ("autocast", s.model.autocast, "none"),
+        ("quantisation", s.model.quantisation, "none"),
+    ):
+        if value != exact:
+            problem = f"ratio = {_toml(estimator)} takes second derivatives, which need float32"
+            raise InputError(key, value, problem, f"Set {key} to {exact}, or give ratio a number")
 
 
 def _toml(value: Scalar) -> str:

@@ -44,7 +44,7 @@ def train_centrally(settings: Settings, quiet: bool = False) -> dict[str, Any]:
     resources.set_threads(settings)
     data, backbone = resources.tokenised(settings), resources.backbone(settings)
     labels = order_labels(set(data.train.labels))
-    model = resources.prompted(settings, tuple(range(backbone.num_layers)), len(labels))
+    model = resources.prompted(settings, tuple(range(backbone.num_layers)), labels)
     steps, started = federated_steps(settings), time.monotonic()
     local = settings.local
     batches = _batches(settings, data.train, steps)

@@ -60,11 +60,13 @@ def prompt_attention(
     if isinstance(slot, Recorder):
         slot.calls.append((module, tuple(key.shape), tuple(value.shape)))
     elif slot is not None and (prompt := slot.rows(query.shape[0])) is not None:
-        causal = kwargs.get("is_causal")
-        causal = getattr(module, "is_causal", True) if causal is None else causal
-        attention_mask = _see_prompts(attention_mask, query, prompt.shape[3], causal=causal)
+        attention_mask = _see_prompts(attention_mask, query, prompt.shape[3], causal=_is_causal(module, kwargs))
         key = torch.cat([prompt[:, 0].to(key.dtype), key], dim=2)
         value = torch.cat([prompt[:, 1].to(value.dtype), value], dim=2)
+    if kwargs.get("softcap") is not None:
+        if attention_mask is None:
+            attention_mask = _see_prompts(None, query, 0, causal=_is_causal(module, kwargs))
+        return _soft_capped(query, key, value, attention_mask, **kwargs), None
     return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
 
 
@@ -78,6 +80,33 @@ def _see_prompts(mask: Tensor | None, query: Tensor, prompt_tokens: int, *, caus
         mask = mask.expand(query.shape[0], 1, length, length)
     visible = mask.new_full((*mask.shape[:-1], prompt_tokens), mask.dtype == torch.bool)  # True, or 0.0 to add
     return torch.cat([visible, mask], dim=-1)
+
+
+def _is_causal(module: nn.Module, kwargs: dict[str, Any]) -> bool:
+    causal = kwargs.get("is_causal")
+    return bool(getattr(module, "is_causal", True) if causal is None else causal)
+
+
+def _soft_capped(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    softcap: float,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **_: Any,
+) -> Tensor:
+    """Attention [B, T, heads, head_dim] with scores within +-softcap (Gemma 2, arXiv 2408.00118), for which sdpa has no place."""
+    groups = query.shape[1] // key.shape[1]
+    key, value = (part.repeat_interleave(groups, dim=1) for part in (key, value))
+    scores = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    scores = softcap * torch.tanh(scores / softcap)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask
+    weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(value.dtype)
+    weights = torch.nn.functional.dropout(weights, p=dropout)  # callers give 0 outside training
+    return (weights @ value).transpose(1, 2).contiguous()
 
 
 AttentionInterface.register(NAME, prompt_attention)

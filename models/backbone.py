@@ -5,9 +5,9 @@ Loaded once, probed once, never trained: clients differ only in the row of tuned
 
 from __future__ import annotations
 
-import hashlib
 import inspect
-import json
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -16,27 +16,49 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from fedpeptao.errors import InputError
 from models import head as heads
 from models.attention import PromptSlot
-from models.checkpoint import Checkpoint, open_checkpoint
+from models.checkpoint import Checkpoint, Form, fingerprint, open_checkpoint
+from models.label_words import word_tokens
+from models.language_head import Gather, LanguageHead, place_gather
+from models.language_kind import LANGUAGE
+from models.positions import Positions
 from models.probe import Probed, probe
+from models.quantisation import KINDS as QUANTISED
+from models.recompute import recompute_blocks
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_DIGEST_VALUES = 64  # of each weight, spread evenly: enough to tell checkpoints apart, cheap at any size
 
 
 class Backbone:
-    """A frozen sequence classification model with a slot for prompts on each layer; made by `load_backbone`."""
+    """A frozen model with a slot for prompts on each layer; made by `load_backbone`.
 
-    def __init__(self, name: str, checkpoint: Checkpoint, probed: Probed, dropout: float) -> None:
-        self.name, self.source = name, checkpoint.source
+    Attributes:
+        head_kind: "linear", "model", "masked-lm" or "causal-lm".
+        head: what is tuned of the head; None until `build_head`.
+        language: how a language model scores classes; None with another head.
+        autocast: type of the forward pass, None for that of the weights.
+    """
+
+    def __init__(
+        self, name: str, checkpoint: Checkpoint, probed: Probed, dropout: float, words: tuple[str, ...] = ()
+    ) -> None:
+        self.name, self.source, self.head_kind = name, checkpoint.source, checkpoint.kind
         self.model: PreTrainedModel = checkpoint.model
         self.tokenizer: PreTrainedTokenizerBase = checkpoint.tokenizer
         self.slots: tuple[PromptSlot, ...] = probed.slots
         self.kv_heads, self.head_dim = probed.kv_heads, probed.head_dim
-        self.fingerprint = _fingerprint(checkpoint)
+        self.fingerprint = fingerprint(checkpoint)
         self.head: heads.Head | None = None  # until the labels are known
+        self.language: LanguageHead | None = None
+        self.autocast: torch.dtype | None = None
+        self._classes = 0
         self._blocks, self._missing, self._dropout = probed.blocks, checkpoint.missing, dropout
         self._held = heads.held_outside_base(self.model, checkpoint.missing)
-        self._padding_idx = _padding_idx(self.model)
+        self._gather: Gather | None = None
+        self._word_positions = 0  # behind a text, for the tokens of a word that the model reads
+        if self.head_kind in LANGUAGE:
+            self._gather = place_gather(self.model)
+            self._word_positions = max(map(len, self._tokens(words))) - 1
+        self._positions = Positions(self.model)
         self._arguments = frozenset(inspect.signature(self.model.forward).parameters)
         self.model.config.use_cache = False
         self.model.requires_grad_(False)
@@ -61,13 +83,35 @@ class Backbone:
     @property
     def num_labels(self) -> int:
         """Classes of the head; 0 before `build_head`."""
-        return int(self.model.config.num_labels or 0) if self.head else 0
+        return self._classes
 
-    def build_head(self, kind: str, num_labels: int) -> None:
-        """Make the head for `num_labels` classes, "linear" or "model"; values come from `PromptedModel.initial`.
+    def build_head(self, kind: str, num_labels: int, words: Sequence[str] = ()) -> None:
+        """Make the head for `num_labels` classes; initial values of what is tuned in it come from `PromptedModel.initial`.
 
-        PromptedModels made before it are of no more use. InputError("head", kind) where the model cannot have it.
+        kind: "auto" for `head_kind`, the one the model was loaded with, or another that such a model can have.
+        words: a language model's label words, in the order of the classes.
+
+        PromptedModels made before it are of no more use. InputError of head or words where the model cannot have it.
         """
+        kind = self.head_kind if kind == "auto" else kind
+        if (kind in LANGUAGE or self.head_kind in LANGUAGE) and kind != self.head_kind:
+            problem = f"the model was loaded with the head {self.head_kind}"
+            raise InputError("head", kind, problem, "Load it with the head that it is to have")
+        if self._gather is not None:
+            if len(words) != num_labels:
+                problem = f"{num_labels} labels need as many label words"
+                raise InputError("words", ", ".join(words), problem, "Give one word for each label")
+            pad, tokens = int(self.tokenizer.pad_token_id), self._tokens(words)
+            self.head = heads.Head((), replaced=False)
+            self.language = LanguageHead(self._gather, tokens, pad, self.device)
+        else:
+            self._build_classifier(kind, num_labels)
+        self._classes = num_labels
+
+    def _tokens(self, words: Sequence[str]) -> tuple[tuple[int, ...], ...]:
+        return word_tokens(self.tokenizer, words, one_token=self.head_kind == "masked-lm")
+
+    def _build_classifier(self, kind: str, num_labels: int) -> None:
         self.head = heads.build(self.model, kind, num_labels, self._held, self._missing)
         _set_dropout(self.model, self._dropout)
         self.train(False)
@@ -82,12 +126,11 @@ class Backbone:
         self.model.train(mode and self._dropout > 0)
 
     def text_positions(self, prompt_tokens: int) -> int | None:
-        """Tokens of the longest text, special tokens included, beside `prompt_tokens`; None where nothing limits it."""
-        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        if limit is None or limit <= 0:
-            return None
-        taken = 0 if self._padding_idx is None else self._padding_idx + 1
-        return int(limit) - taken - prompt_tokens
+        """Tokens of the longest text, special tokens included, beside `prompt_tokens`; None where nothing limits it.
+
+        A decoder's label words of several tokens take positions behind the text.
+        """
+        return self._positions.beside(prompt_tokens + self._word_positions)
 
     def position_ids(self, input_ids: Tensor, attention_mask: Tensor, prompt_tokens: int) -> Tensor | None:
         """Positions of the text tokens, int64 [B or 1, T], shifted by `prompt_tokens` as behind a cache of that length.
@@ -95,12 +138,13 @@ class Backbone:
         None for models that take no positions. Families that count from a padding index (RoBERTa) leave padding at
         it; `attention_mask` [B, T] is not read by either rule, since neither do the models.
         """
-        if "position_ids" not in self._arguments:
-            return None
-        if self._padding_idx is None:
-            return torch.arange(prompt_tokens, prompt_tokens + input_ids.shape[1], device=input_ids.device)[None]
-        real = input_ids.ne(self._padding_idx).long()
-        return (real.cumsum(1) + prompt_tokens) * real + self._padding_idx
+        return self._positions.of(input_ids, prompt_tokens) if "position_ids" in self._arguments else None
+
+    def precision(self) -> AbstractContextManager[None]:
+        """The context of a forward pass."""
+        if self.autocast is None:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self.autocast)
 
     def forward_arguments(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """What of `inputs` the model takes, on its device; a missing attention mask is all ones."""
@@ -132,7 +176,17 @@ class Backbone:
 
 
 def load_backbone(
-    name: str, *, seed: int = 0, dtype: str = "float32", device: str = "cpu", dropout: float = 0.0
+    name: str,
+    *,
+    seed: int = 0,
+    dtype: str = "float32",
+    device: str = "cpu",
+    dropout: float = 0.0,
+    head: str = "linear",
+    words: Sequence[str] = (),
+    autocast: str = "none",
+    quantisation: str = "none",
+    gradient_checkpointing: bool = False,
 ) -> Backbone:
     """Load, freeze and probe a model.
 
@@ -143,22 +197,35 @@ def load_backbone(
         dtype: "float32", "bfloat16" or "float16", of the frozen weights.
         device: "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:1".
         dropout: probability in the backbone while training; 0 keeps it off (rule 13 of docs/ARCHITECTURE.md).
+        head: "auto", "linear", "model", "masked-lm" or "causal-lm". "auto" is the language model's own head if the task has
+            label words and the checkpoint holds that head's weights, else "linear".
+        words: the task's label words, in any order; () if it has none.
+        autocast: "none", "bfloat16" or "float16", of the forward pass.
+        quantisation: "none", "int8" or "int4", of the base model's linear layers.
+        gradient_checkpointing: compute a block's activations again in the backward pass in place of keeping them.
 
     Raises:
-        InputError: naming model, dtype, device or backbone-dropout.
+        InputError: naming model, head, words, dtype, device, backbone-dropout, autocast or quantisation.
     """
     if dtype not in _DTYPES:
         raise InputError("dtype", dtype, "there is no such type", f"Use one of {', '.join(_DTYPES)}")
+    if autocast not in ("none", "bfloat16", "float16"):
+        raise InputError("autocast", autocast, "there is no such type", "Use none, bfloat16 or float16")
+    if quantisation not in QUANTISED:
+        raise InputError("quantisation", quantisation, "there is no such kind", f"Use one of {', '.join(QUANTISED)}")
     if not 0 <= dropout < 1:
         raise InputError("backbone-dropout", dropout, "a probability is needed", "Use a number from 0 to below 1")
-    where = _device(device)
-    checkpoint = open_checkpoint(name, seed, _DTYPES[dtype])
-    checkpoint.model.to(where)  # type: ignore[arg-type]
+    form = Form(head, tuple(words), _DTYPES[dtype], quantisation, _device(device))
+    checkpoint = open_checkpoint(name, seed, form)
     checkpoint.model.train(False)
     _pad(checkpoint, name)
     probed = probe(checkpoint.model, name)
     _check_missing(checkpoint, probed, name)
-    return Backbone(name, checkpoint, probed, dropout)
+    backbone = Backbone(name, checkpoint, probed, dropout, tuple(words))
+    backbone.autocast = None if autocast == "none" else _DTYPES[autocast]
+    if gradient_checkpointing:
+        recompute_blocks(probed.blocks, probed.slots)
+    return backbone
 
 
 def _device(device: str) -> torch.device:
@@ -190,43 +257,24 @@ def _pad(checkpoint: Checkpoint, name: str) -> None:
 
 
 def _check_missing(checkpoint: Checkpoint, probed: Probed, name: str) -> None:
-    """A head may be missing from a checkpoint; blocks and embeddings may not."""
+    """A classifier may be missing from a checkpoint; blocks, embeddings and a language model's head may not."""
     inner = [checkpoint.model.get_input_embeddings(), *probed.blocks]
     paths = {module: path for path, module in checkpoint.model.named_modules()}
     lacking = sorted(key for key in checkpoint.missing if any(key.startswith(f"{paths[part]}.") for part in inner))
     if lacking:
         problem = f"its checkpoint lacks {len(lacking)} weights of the language model itself, such as {lacking[0]}"
         raise InputError("model", name, problem, "Give a checkpoint of a whole model, not of an adapter or a part")
-
-
-def _padding_idx(model: PreTrainedModel) -> int | None:
-    """Index from which positions are counted in the RoBERTa family; None elsewhere."""
-    for path, module in model.named_modules():
-        if path.endswith("position_embeddings") and isinstance(module, nn.Embedding) and module.padding_idx is not None:
-            return int(module.padding_idx)
-    return None
+    if checkpoint.kind in LANGUAGE and checkpoint.missing:
+        problem = f"the checkpoint lacks weights of that head, such as {min(checkpoint.missing)}"
+        raise InputError(
+            "head", checkpoint.kind, problem, 'Set head to "auto" or "linear", or give a checkpoint with it'
+        )
 
 
 def _set_dropout(model: PreTrainedModel, dropout: float) -> None:
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = dropout
-        elif isinstance(getattr(module, "attention_dropout", None), float):  # Llama keeps a number, not a module
-            module.attention_dropout = dropout  # type: ignore[assignment]
-
-
-def _fingerprint(checkpoint: Checkpoint) -> str:
-    """Hex sha256 over base configuration, tokenizer and a spread sample of each weight of the base model."""
-    config = checkpoint.model.config.to_dict()
-    passing = ["_name_or_path", "transformers_version", "architectures", "use_cache", "dtype"]  # of no effect
-    passing += ["id2label", "label2id", "num_labels"]  # of the head
-    kept = {key: value for key, value in config.items() if key not in passing}
-    digest = hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode())
-    digest.update(json.dumps(sorted(checkpoint.tokenizer.get_vocab().items())).encode())
-    for name, weight in checkpoint.model.base_model.state_dict().items():
-        if f"{checkpoint.model.base_model_prefix}.{name}" in checkpoint.missing:
-            continue  # filled by chance; the head's values stand in its place
-        flat = weight.flatten()
-        sample = flat[:: max(1, flat.numel() // _DIGEST_VALUES)].double().cpu()
-        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode() + sample.numpy().tobytes())
-    return digest.hexdigest()
+        for name, value in vars(module).items():  # Llama and OPT keep numbers, not modules
+            if isinstance(value, float) and name.endswith("dropout"):
+                setattr(module, name, dropout)

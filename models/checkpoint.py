@@ -3,55 +3,100 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging as reports
 
 from fedpeptao.errors import InputError
 from models.attention import NAME
+from models.head import held_outside_base
+from models.language_kind import LANGUAGE, held_kind
 from models.probe import MEND
-from models.random_models import random_model, random_tokenizer
+from models.quantisation import quantised
+from models.random_models import random_kind, random_model, random_tokenizer
 
 DEMO = "all-MiniLM-L6-v2"
 DEMO_HUB = "sentence-transformers/all-MiniLM-L6-v2"
+_DIGEST_VALUES = 64  # of each weight, spread evenly: enough to tell checkpoints apart, cheap at any size
 DEMO_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 
 @dataclass(frozen=True)
+class Form:
+    """In what form a model is wanted.
+
+    Attributes:
+        head: "auto", "linear", "model", "masked-lm" or "causal-lm".
+        words: the task's label words; without them "auto" is "linear".
+        dtype: of the weights.
+        quantisation: "none", "int8" or "int4" of the base model's linear layers.
+        device: where the weights go.
+    """
+
+    head: str = "linear"
+    words: tuple[str, ...] = ()
+    dtype: torch.dtype = torch.float32
+    quantisation: str = "none"
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+
+@dataclass(frozen=True)
 class Checkpoint:
-    """A model as loaded: `missing` are parameters it has no values for, `source` is where others find it."""
+    """A model as loaded: head of `kind`; `missing` are parameters without values, `source` is where others find it."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
+    kind: str
     missing: frozenset[str]
     source: str
 
 
-def open_checkpoint(name: str, seed: int, dtype: torch.dtype) -> Checkpoint:
-    """Load the model called `name` on the CPU; InputError("model", name) where that is impossible."""
+def open_checkpoint(name: str, seed: int, form: Form) -> Checkpoint:
+    """Load the model called `name`; InputError of model, head or quantisation where that is impossible."""
+    if form.head in LANGUAGE and not form.words:
+        mend = 'Use a task that has label words, or set head to "linear"'
+        raise InputError("head", form.head, "the task has no label words", mend)
     if name.startswith("random:"):
-        family = name.removeprefix("random:")
-        model = random_model(family, seed, NAME, dtype)
-        prefix = f"{model.base_model_prefix}."
-        missing = frozenset(key for key, _ in model.named_parameters() if not key.startswith(prefix))
-        return Checkpoint(model, random_tokenizer(family), missing, name)
+        return _random(name, seed, form)
     if name == DEMO:
-        return _load(name, str(_demo_folder()), DEMO_HUB, dtype)
+        return _load(name, str(_demo_folder()), DEMO_HUB, form)
     if Path(name).is_absolute():
         if not Path(name).is_dir():
             raise InputError("model", name, "there is no such folder", "Give the folder that holds config.json")
-        return _load(name, name, name, dtype)
+        return _load(name, name, name, form)
     if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name) or Path(name).exists():
         problem = "a relative path means different folders in different processes"
         raise InputError("model", name, problem, "Give the absolute path of the folder")
-    return _load(name, name, name, dtype)
+    return _load(name, name, name, form)
+
+
+def _random(name: str, seed: int, form: Form) -> Checkpoint:
+    if form.quantisation != "none":
+        mend = 'Use a model from a folder or the hub, or quantisation = "none"'
+        raise InputError("quantisation", form.quantisation, "random models have weights of no use to quantise", mend)
+    family = name.removeprefix("random:")
+    kind = ("linear" if not form.words else random_kind(family)) if form.head == "auto" else form.head
+    tokenizer = random_tokenizer(family, form.words if kind == "masked-lm" else ())
+    model = random_model(family, seed, NAME, form.dtype, kind, len(tokenizer))
+    model.to(form.device)  # type: ignore[arg-type]
+    prefix = f"{model.base_model_prefix}."
+    outside = frozenset(key for key, _ in model.named_parameters() if not key.startswith(prefix))
+    return Checkpoint(model, tokenizer, kind, frozenset() if kind in LANGUAGE else outside, name)
 
 
 def _demo_folder() -> Path:
@@ -70,15 +115,24 @@ def _demo_folder() -> Path:
     return folder
 
 
-def _load(name: str, location: str, source: str, dtype: torch.dtype) -> Checkpoint:
+def _load(name: str, location: str, source: str, form: Form) -> Checkpoint:
     local = Path(location).is_absolute()
     try:
         # fork: transformers fills what a checkpoint lacks from the global generator, and none of that is used
         with _quiet(), torch.random.fork_rng(devices=[]):
-            model, found = AutoModelForSequenceClassification.from_pretrained(
-                location, attn_implementation=NAME, dtype=dtype, output_loading_info=True, local_files_only=local
-            )
+            config = AutoConfig.from_pretrained(location, local_files_only=local)
+            kind = form.head
+            if kind == "auto":
+                kind = (held_kind(config, location, local=local) if form.words else None) or "linear"
+            auto = LANGUAGE.get(kind, AutoModelForSequenceClassification)
+            options: dict[str, Any] = {"attn_implementation": NAME, "dtype": form.dtype, "local_files_only": local}
+            options |= quantised(form.quantisation, form.device, auto, config)
+            model, found = auto.from_pretrained(location, output_loading_info=True, **options)
+            if form.quantisation == "none":
+                model.to(form.device)
             tokenizer = AutoTokenizer.from_pretrained(location, local_files_only=local)
+    except InputError:
+        raise
     except Exception as error:  # from a missing file to an unknown architecture: the user mends the name
         if isinstance(error, KeyError) and NAME in str(error):  # a family with a table of its own attention classes
             raise InputError("model", name, "it refuses a registered attention function", MEND) from error
@@ -86,7 +140,28 @@ def _load(name: str, location: str, source: str, dtype: torch.dtype) -> Checkpoi
         mend = "Check the name and the connection, or download the model and give the absolute path of its folder"
         mend = "Check the files in that folder" if local else mend
         raise InputError("model", name, f"it could not be loaded ({type(error).__name__}: {reason})", mend) from error
-    return Checkpoint(model, tokenizer, frozenset(found["missing_keys"]), source)
+    return Checkpoint(model, tokenizer, kind, frozenset(found["missing_keys"]), source)
+
+
+def fingerprint(checkpoint: Checkpoint) -> str:
+    """Hex sha256 over base configuration, tokenizer and a spread sample of each weight of the base model."""
+    config = checkpoint.model.config.to_dict()
+    passing = ["_name_or_path", "transformers_version", "architectures", "use_cache", "dtype"]  # of no effect
+    passing += ["id2label", "label2id", "num_labels"]  # of the head
+    kept = {key: value for key, value in config.items() if key not in passing}
+    digest = hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode())
+    digest.update(json.dumps(sorted(checkpoint.tokenizer.get_vocab().items())).encode())
+    weights = checkpoint.model.base_model.state_dict()
+    if checkpoint.kind in LANGUAGE:
+        outside = held_outside_base(checkpoint.model, frozenset())
+        weights |= {f"head {name}": weight for name, weight in outside.items()}
+    for name, weight in weights.items():
+        if f"{checkpoint.model.base_model_prefix}.{name}" in checkpoint.missing:
+            continue  # filled by chance; the head's values stand in its place
+        flat = weight.flatten()
+        sample = flat[:: max(1, flat.numel() // _DIGEST_VALUES)].double().cpu()
+        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode() + sample.numpy().tobytes())
+    return digest.hexdigest()
 
 
 @contextmanager

@@ -92,12 +92,12 @@ def check_second_derivative(model: PromptedModel, key: str, value: str) -> None:
     """
     device = model.backbone.device
     ids = torch.tensor([[5, 6, 7], [8, 9, 5]], device=device)
-    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "answer_at": torch.ones_like(ids[:, 0])}
     row = model.initial(0).to(device)
 
     def losses(rows: Tensor) -> Tensor:
         model.bind(rows)
-        return torch.nn.functional.cross_entropy(model.logits(inputs), torch.tensor([0, 1], device=device))[None]
+        return model.loss(inputs, torch.tensor([0, 1], device=device))[None]
 
     try:
         loss, x = prompt_loss(losses, model.layout, row)

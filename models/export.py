@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from peft import PrefixTuningConfig, TaskType
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -27,9 +28,12 @@ _MEND = "Use the model, head and prompt-tokens that made it"
 def to_peft(model: PromptedModel, values: Tensor, folder: Path, labels: Sequence[str]) -> str | None:
     """Write `values` [R] as an adapter folder that PEFT loads; None, or a line that says what PEFT cannot hold.
 
-    `PeftModel.from_pretrained(AutoModelForSequenceClassification.from_pretrained(base, num_labels=...), folder)`
-    then gives the same logits. A layer without a prompt: nothing is written. A linear head in the place of the
-    model's own: the folder holds the prompts for the bare model (FEATURE_EXTRACTION), the head lies beside them.
+    `PeftModel.from_pretrained(base, folder)` then gives the same logits, where base is the model as
+    - AutoModelForSequenceClassification (num_labels=...) with a head for classes (SEQ_CLS),
+    - AutoModelForCausalLM with a decoder's own language-model head, of which nothing is tuned (CAUSAL_LM),
+    - AutoModel, whose hidden states the head takes, for an encoder's language-model head or a linear head in the place of
+      the model's own, which then lies beside the prompts (FEATURE_EXTRACTION).
+    A layer without a prompt: nothing is written.
     """
     backbone = model.backbone
     if without := sorted(set(range(backbone.num_layers)) - set(model.layers)):
@@ -39,18 +43,20 @@ def to_peft(model: PromptedModel, values: Tensor, folder: Path, labels: Sequence
     tensors = {_PROMPTS: _to_matrix(torch.stack([named[f"prompt.{layer}"] for layer in model.layers]))}
     folder.mkdir(parents=True, exist_ok=True)
     head = {name: named[f"head.{name}"].contiguous() for name in backbone.head.names}
-    modules = None
-    if backbone.head.replaced:
-        save_file(head, folder / _HEAD)
-    else:
+    kind, modules = _task_type(model), None
+    if kind == TaskType.SEQ_CLS:
         modules, whole = _saved_modules(model)
         tensors |= {f"base_model.{name}": head.get(name, value).contiguous() for name, value in whole.items()}
+    elif head:
+        save_file(head, folder / _HEAD)
     save_file(tensors, folder / _ADAPTER, metadata={"format": "pt"})
-    _config(model, modules).save_pretrained(str(folder))
+    _config(model, kind, modules).save_pretrained(str(folder))
     (folder / _LABELS).write_text(json.dumps(list(labels), ensure_ascii=False) + "\n", encoding="utf-8")
-    if backbone.head.replaced:
+    if kind != TaskType.FEATURE_EXTRACTION:
+        return None
+    if head:
         return f"PEFT cannot hold a linear head in place of the model's own: the adapter has prompts, {_HEAD} the head"
-    return None
+    return "PEFT has no masked language models: the adapter is for the bare model, whose checkpoint has the head"
 
 
 def from_peft(model: PromptedModel, folder: Path) -> Tensor:
@@ -78,10 +84,15 @@ def save_parameters(path: Path, layout: Layout, values: Tensor) -> None:
     save_file({name: value.contiguous() for name, value in named.items()}, path)
 
 
+def load_named(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file of `save_parameters`, by name; InputError("parameters", path) where it cannot be read."""
+    return _read("parameters", path)
+
+
 def load_parameters(path: Path, layout: Layout) -> Tensor:
     """Read a row [R] that `save_parameters` wrote; InputError("parameters", path) where it does not fit `layout`."""
     try:
-        return layout.flatten(_read("parameters", path))
+        return layout.flatten(load_named(path))
     except InputError:
         raise
     except ValueError as error:
@@ -114,10 +125,19 @@ def _saved_modules(model: PromptedModel) -> tuple[list[str], dict[str, Tensor]]:
     }
 
 
-def _config(model: PromptedModel, modules: list[str] | None) -> PrefixTuningConfig:
+def _task_type(model: PromptedModel) -> TaskType:
+    """Which of PEFT's wrappers meets the model that the prompts belong to."""
+    head = model.backbone.head
+    assert head is not None
+    if head.names:
+        return TaskType.FEATURE_EXTRACTION if head.replaced else TaskType.SEQ_CLS
+    return TaskType.CAUSAL_LM if model.backbone.model.can_generate() else TaskType.FEATURE_EXTRACTION
+
+
+def _config(model: PromptedModel, kind: TaskType, modules: list[str] | None) -> PrefixTuningConfig:
     backbone = model.backbone
     return PrefixTuningConfig(
-        task_type=TaskType.FEATURE_EXTRACTION if modules is None else TaskType.SEQ_CLS,
+        task_type=kind,
         base_model_name_or_path=backbone.source,
         inference_mode=True,
         num_virtual_tokens=model.prompt_tokens,
@@ -133,7 +153,10 @@ def _config(model: PromptedModel, modules: list[str] | None) -> PrefixTuningConf
 def _read(key: str, path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise InputError(key, str(path), "there is no such file", "Give what a run has written")
-    return load_file(path)
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise InputError(key, str(path), f"it cannot be read ({error})", "Give what a run has written") from error
 
 
 def _fitting(tensors: dict[str, Tensor], name: str, shape: tuple[int, ...], folder: Path) -> Tensor:

@@ -28,7 +28,10 @@ class HeadLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """[B, ..., in] to [B, ..., out] in float32."""
-        features = input.to(self.weight.dtype)
+        with torch.autocast(input.device.type, enabled=False):
+            return self._scores(input.to(self.weight.dtype))
+
+    def _scores(self, features: Tensor) -> Tensor:
         if self.weight.ndim == 2:
             return F.linear(features, self.weight, self.bias)
         if self.owner is None:

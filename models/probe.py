@@ -9,16 +9,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from fedpeptao.errors import InputError
-from models.attention import PromptSlot, Recorder
+from models.attention import NAME, PromptSlot, Recorder
 
 MEND = (
     "Use a model whose attention goes through transformers' attention interface with a layer index, "
     "such as BERT, RoBERTa, GPT-2 or Llama"
 )
+_EXACT, _HALF = 1e-4, 0.05  # relative, of outputs in float32 and in half precision
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ def probe(model: PreTrainedModel, name: str) -> Probed:
     index or not once a layer, or where the model refuses to run with it.
     """
     layers = model.config.get_text_config().num_hidden_layers
-    calls = _record(model, name)
+    calls, ours = _record(model, name)
     if not calls:
         raise _refusal(name, "it never called the attention function, so prompts would have no effect")
     found: dict[int, nn.Module] = {}
@@ -55,28 +56,49 @@ def probe(model: PreTrainedModel, name: str) -> Probed:
     if len(shapes) != 1:
         raise _refusal(name, f"its keys and values differ in shape: (heads, size) {sorted(shapes)}")
     ((kv_heads, head_dim),) = shapes
+    _check_agreement(model, ours, name)
     slots = tuple(PromptSlot() for _ in range(layers))
     for index, slot in enumerate(slots):
         found[index].prompt_slot = slot  # type: ignore[assignment]
     return Probed(slots, _blocks(model, found, name), kv_heads, head_dim)
 
 
-def _record(model: PreTrainedModel, name: str) -> list[tuple[nn.Module, tuple[int, ...], tuple[int, ...]]]:
-    """Calls of the attention function in one forward pass of the base model over one text of 3 tokens."""
+def _record(
+    model: PreTrainedModel, name: str
+) -> tuple[list[tuple[nn.Module, tuple[int, ...], tuple[int, ...]]], Tensor]:
+    """Calls of the attention function in one forward pass of the base model over one short text, and its output [1, T, d]."""
     recorder = Recorder()
     for module in model.modules():
         module.prompt_slot = recorder  # type: ignore[assignment]
-    ids = torch.full((1, 3), 5, device=model.device)
     try:
-        with torch.no_grad():
-            model.base_model(input_ids=ids, attention_mask=torch.ones_like(ids))
+        output = _output(model)
     except Exception as error:  # whatever a modelling file raises means the same: it cannot run like this
         reason = str(error).splitlines()[0] if str(error) else ""
         raise _refusal(name, f"it refuses the attention function ({type(error).__name__}: {reason})") from error
     finally:
         for module in model.modules():
             del module.prompt_slot
-    return recorder.calls
+    return recorder.calls, output
+
+
+@torch.no_grad()
+def _output(model: PreTrainedModel) -> Tensor:
+    """[1, T, d] for one text of 5 tokens, which differ: attention over equal ones is the same however it weighs them."""
+    ids = torch.arange(3, 8, device=model.device)[None]
+    output: Tensor = model.base_model(input_ids=ids, attention_mask=torch.ones_like(ids))[0]
+    return output.float()
+
+
+def _check_agreement(model: PreTrainedModel, ours: Tensor, name: str) -> None:
+    """Without prompts, the output has to be that of the family's own attention: some have a term that others would drop."""
+    model.set_attn_implementation("eager")
+    try:
+        own = _output(model)
+    finally:
+        model.set_attn_implementation(NAME)
+    away = float((ours - own).norm() / own.norm())
+    if not away <= (_EXACT if model.dtype == torch.float32 else _HALF):
+        raise _refusal(name, f"its own attention has terms that are lost here (outputs differ by {away:.0%})")
 
 
 def _blocks(model: PreTrainedModel, attention: dict[int, nn.Module], name: str) -> tuple[nn.Module, ...]:

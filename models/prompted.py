@@ -14,6 +14,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 from torch.func import functional_call
+from torch.nn import functional
 
 from fedpeptao.errors import InputError
 from models.backbone import Backbone
@@ -29,7 +30,9 @@ class PromptedModel:
     Nothing is left on the backbone between two calls, so several of these may share one.
     """
 
-    def __init__(self, backbone: Backbone, layers: Sequence[int], prompt_tokens: int) -> None:
+    def __init__(
+        self, backbone: Backbone, layers: Sequence[int], prompt_tokens: int, label_loss: str = "vocabulary"
+    ) -> None:
         if backbone.head is None:
             raise ValueError("the backbone has no head yet: call build_head first")
         if prompt_tokens < 1:
@@ -42,7 +45,7 @@ class PromptedModel:
         if wrong := [layer for layer in layers if not 0 <= layer <= last]:
             listed = ",".join(str(layer) for layer in layers)
             raise InputError("layers", listed, f"the model has no layer {wrong[0]}", f"Use layers from 0 to {last}")
-        self.backbone, self.prompt_tokens = backbone, prompt_tokens
+        self.backbone, self.prompt_tokens, self.label_loss = backbone, prompt_tokens, label_loss
         self.layers = tuple(sorted(set(layers)))
         shape = (2, backbone.kv_heads, prompt_tokens, backbone.head_dim)
         prompts = [Entry(f"prompt.{layer}", layer, shape) for layer in self.layers]
@@ -89,11 +92,50 @@ class PromptedModel:
         self._values = self._owner = None
 
     def logits(self, inputs: dict[str, Tensor]) -> Tensor:
-        """Class scores [B, classes], float32.
+        """Class scores [B, classes], float32; with a language model's head log p(label word | text), section 2.7.
 
-        inputs: input_ids and attention_mask int64 [B, T], padded on the right; token_type_ids where the model has
-        them. RuntimeError before `bind`.
+        inputs: input_ids and attention_mask int64 [B, T], padded on the right; token_type_ids where the model has them;
+        answer_at int64 [B] for a language model's head: the mask, or the last token before the label word. RuntimeError
+        before `bind`.
         """
+        if (head := self.backbone.language) is not None:
+            return head.scores(self._decide, self._there(inputs))
+        return self._forward(inputs, self._owner)
+
+    def loss(self, inputs: dict[str, Tensor], wanted: Tensor, reduction: str = "mean") -> Tensor:
+        """Loss in nats, "mean", "sum" or each one's [B] ("none"), of the classes `wanted` [B]; inputs as for `logits`."""
+        head = self.backbone.language
+        if head is None or self.label_loss != "vocabulary":
+            return self.loss_of(self.logits(inputs), wanted, reduction)
+        each = -head.scores_of(self._decide, self._there(inputs), wanted.to(self.backbone.device))
+        return each if reduction == "none" else each.sum() if reduction == "sum" else each.mean()
+
+    def loss_of(self, scores: Tensor, wanted: Tensor, reduction: str = "mean") -> Tensor:
+        """The same loss from the scores [B, classes] of all classes.
+
+        A language model's scores are log probabilities already: among the whole vocabulary (label-loss = "vocabulary", as
+        published), or made into shares of the label words alone ("label-words").
+        """
+        if self.backbone.language is not None and self.label_loss == "vocabulary":
+            return functional.nll_loss(scores, wanted, reduction=reduction)
+        return functional.cross_entropy(scores, wanted, reduction=reduction)
+
+    def _there(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {key: value.to(self.backbone.device) for key, value in inputs.items()}
+
+    def _decide(self, inputs: dict[str, Tensor], at: Tensor, texts: Tensor | None) -> Tensor:
+        """Outputs [rows, m, vocabulary] at the positions `at` [rows, m]; texts [rows]: which text each row continues."""
+        assert self.backbone.language is not None
+        owner = self._owner if self._owner is None or texts is None else self._owner[texts]
+        gather = self.backbone.language.gather
+        gather.at = at
+        try:
+            return self._forward(inputs, owner)
+        finally:
+            gather.at = None
+
+    def _forward(self, inputs: dict[str, Tensor], owner: Tensor | None) -> Tensor:
+        """The model's own output in float32; owner: whose each row is."""
         if self._values is None:
             raise RuntimeError("no parameters are bound: call bind first")
         arguments = self.backbone.forward_arguments(inputs)
@@ -104,8 +146,9 @@ class PromptedModel:
         head = {name: self._values[f"head.{name}"] for name in self._head_names()}
         if not several:
             head = {name: value[0] for name, value in head.items()}
-        with self._in_place(self._values):
-            return functional_call(self.backbone.model, head, kwargs=arguments).logits.float()
+        with self._in_place(self._values, owner), self.backbone.precision():
+            logits = functional_call(self.backbone.model, head, kwargs=arguments).logits
+        return logits.float()
 
     def _head_names(self) -> tuple[str, ...]:
         return tuple(name.removeprefix("head.") for name in self.layout.names if name.startswith("head."))
@@ -121,15 +164,15 @@ class PromptedModel:
             raise ValueError(f"{', '.join(other)} cannot differ by row of a batch: bind one client at a time")
 
     @contextmanager
-    def _in_place(self, values: dict[str, Tensor]) -> Iterator[None]:
+    def _in_place(self, values: dict[str, Tensor], owner: Tensor | None) -> Iterator[None]:
         """Prompts and owner on the modules for one forward pass."""
         slots = [self.backbone.slots[layer] for layer in self.layers]
         linears = [module for _, module in self._head_linears() if module is not None]
         try:
             for layer, slot in zip(self.layers, slots, strict=True):
-                slot.prompt, slot.owner = values[f"prompt.{layer}"], self._owner
+                slot.prompt, slot.owner = values[f"prompt.{layer}"], owner
             for linear in linears:
-                linear.owner = self._owner
+                linear.owner = owner
             yield
         finally:
             for slot in slots:

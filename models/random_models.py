@@ -5,11 +5,14 @@ For tests, and for trying settings on any machine.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     BertConfig,
     GPT2Config,
@@ -23,25 +26,48 @@ from transformers import (
 from fedpeptao.errors import InputError
 
 FAMILIES = ("bert", "roberta", "gpt2", "llama")
+_ENCODERS = ("bert", "roberta")
+_FORMS = {"masked-lm": AutoModelForMaskedLM, "causal-lm": AutoModelForCausalLM}
 
 
-def random_model(family: str, seed: int, attention: str, dtype: torch.dtype) -> PreTrainedModel:
-    """A sequence classification model whose weights are a function of (family, seed) alone."""
+def random_kind(family: str) -> str:
+    """The kind of language model that a family is."""
+    return "masked-lm" if family in _ENCODERS else "causal-lm"
+
+
+def random_model(
+    family: str, seed: int, attention: str, dtype: torch.dtype, head: str = "linear", vocabulary: int | None = None
+) -> PreTrainedModel:
+    """A model whose weights are a function of the arguments alone.
+
+    head: "masked-lm" or "causal-lm" for such a language model; anything else: for sequence classification.
+    vocabulary: tokens of its tokenizer, where that is not the plain one.
+    """
     if family not in FAMILIES:
-        mend = f"Use one of {', '.join('random:' + known for known in FAMILIES)}"
-        raise InputError("model", f"random:{family}", "there is no such random family", mend)
+        raise _unknown(family)
+    if head in _FORMS and head != random_kind(family):
+        mend = f'Use head = "{random_kind(family)}"'
+        raise InputError("head", head, f"random:{family} is no such language model", mend)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        build = AutoModelForSequenceClassification.from_config
-        model: PreTrainedModel = build(_config(family), attn_implementation=attention)  # type: ignore[no-untyped-call]
+        build = _FORMS.get(head, AutoModelForSequenceClassification).from_config
+        config = _config(family, vocabulary or len(_vocabulary(family)))
+        model: PreTrainedModel = build(config, attn_implementation=attention)  # type: ignore[no-untyped-call]
         return model.to(dtype)  # type: ignore[arg-type]
 
 
-def random_tokenizer(family: str) -> PreTrainedTokenizerFast:
-    """Bytes as tokens, with the special tokens and the template of the family."""
+def random_tokenizer(family: str, words: Sequence[str] = ()) -> PreTrainedTokenizerFast:
+    """Bytes as tokens, with the special tokens and the template of the family.
+
+    words: further tokens, behind a space; with them comes a mask token.
+    """
+    if family not in FAMILIES:
+        raise _unknown(family)
     pad, first, last = _specials(family)
-    vocabulary = {token: index for index, token in enumerate(_vocabulary(family))}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    mask = ("[MASK]" if family == "bert" else "<mask>") if words else None
+    further = [mask, *(_as_bytes(f" {word}") for word in sorted(set(words)))] if mask else []
+    vocabulary = {token: index for index, token in enumerate([*_vocabulary(family), *further])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], ignore_merges=bool(words)))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     if family in ("bert", "roberta"):
@@ -62,9 +88,20 @@ def random_tokenizer(family: str) -> PreTrainedTokenizerFast:
         pad_token=pad,
         bos_token=first,
         eos_token=last,
+        mask_token=mask,
         model_input_names=names,
         model_max_length=512,
     )
+
+
+def _as_bytes(text: str) -> str:
+    """A text in the signs that stand for bytes."""
+    return "".join(piece for piece, _ in pre_tokenizers.ByteLevel(add_prefix_space=False).pre_tokenize_str(text))
+
+
+def _unknown(family: str) -> InputError:
+    mend = f"Use one of {', '.join('random:' + known for known in FAMILIES)}"
+    return InputError("model", f"random:{family}", "there is no such random family", mend)
 
 
 def _specials(family: str) -> tuple[str, str, str]:
@@ -79,10 +116,9 @@ def _vocabulary(family: str) -> list[str]:
     return specials + sorted(pre_tokenizers.ByteLevel.alphabet())
 
 
-def _config(family: str) -> PreTrainedConfig:
+def _config(family: str, vocabulary: int) -> PreTrainedConfig:
     specials = _vocabulary(family)[:3]
     pad, first, last = (specials.index(token) for token in _specials(family))
-    vocabulary = len(_vocabulary(family))
     ids: dict[str, Any] = {"pad_token_id": pad, "bos_token_id": first, "eos_token_id": last, "vocab_size": vocabulary}
     encoder: dict[str, Any] = {"num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
     encoder["hidden_size"] = 64 if family == "llama" else 32

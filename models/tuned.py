@@ -28,3 +28,7 @@ class Tuned(Protocol):
     def logits(self, inputs: dict[str, Tensor]) -> Tensor:
         """Class scores [B, classes] in float32, with gradients into the bound rows."""
         ...
+
+    def loss(self, inputs: dict[str, Tensor], wanted: Tensor, reduction: str = "mean") -> Tensor:
+        """Loss in nats of the classes `wanted` [B], "mean", "sum" or "none", with gradients into the bound rows."""
+        ...

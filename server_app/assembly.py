@@ -83,7 +83,7 @@ class Assembly:
         )
 
     def _model(self, layers: tuple[int, ...]) -> PromptedModel:
-        return resources.prompted(self.settings, layers, len(self.labels))
+        return resources.prompted(self.settings, layers, self.labels)
 
     def _layout(self, layers: tuple[int, ...]) -> Layout:
         layout = self._model(layers).layout
@@ -92,7 +92,7 @@ class Assembly:
 
 def strategy_model(settings: Settings, strategy: PromptStrategy) -> PromptedModel:
     """The model of a strategy's layers."""
-    return resources.prompted(settings, strategy.roster.layers, len(strategy.roster.labels))
+    return resources.prompted(settings, strategy.roster.layers, strategy.roster.labels)
 
 
 def whole_row(settings: Settings, strategy: PromptStrategy) -> Tensor:

@@ -50,7 +50,8 @@ def density_figure(about: str, figures: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def _density(axes: Axes, figures: Mapping[str, Any]) -> None:
+def density_curve(figures: Mapping[str, Any]) -> tuple[list[float], list[float], float]:
+    """Values of spectrum.json's range, the density of eigenvalues there, and the density below which there is none."""
     clients = figures["clients"]
     n = sum(one["examples"] for one in clients)
     theta = np.concatenate([one["theta"] for one in clients])
@@ -58,9 +59,29 @@ def _density(axes: Axes, figures: Mapping[str, Any]) -> None:
     width = WIDTH * (float(np.ptp(theta)) or max(1e-12, float(np.abs(theta).max())))
     points = np.linspace(theta.min() - 5 * width, theta.max() + 5 * width, POINTS)
     density = broadened(theta, weight, points, width**2)
+    return points.tolist(), density.tolist(), _one_eigenvalue(figures, width) / 3
+
+
+def share_above(client: Mapping[str, Any]) -> tuple[list[float], list[float]] | None:
+    """A client's values, falling, and the share of eigenvalues above each; None where none counts.
+
+    Over what eigengap counts: not the null space, nor Ritz values of hardly any weight.
+    """
+    theta, weight = np.asarray(client["theta"]), np.asarray(client["weight"])
+    counted = (np.abs(theta) > NULL * np.abs(theta).max()) & (weight > FAINT / client["parameters"])
+    if not counted.any():
+        return None
+    theta, weight = theta[counted], weight[counted] / weight[counted].sum()
+    order = np.argsort(theta)[::-1]
+    above = np.concatenate([[FAINT / client["parameters"]], np.cumsum(weight[order])])
+    return [float(theta.max()), *theta[order].tolist()], above.tolist()
+
+
+def _density(axes: Axes, figures: Mapping[str, Any]) -> None:
+    points, density, floor = density_curve(figures)
     axes.plot(points, density, color=BLUE, linewidth=1.8, zorder=3)
     axes.set_yscale("log")
-    axes.set_ylim(_one_eigenvalue(figures, width) / 3, 3 * density.max())
+    axes.set_ylim(floor, 3 * max(density))
     axes.set_xlim(points[0], points[-1])
     axes.set_ylabel("Density", fontsize=12)
 
@@ -74,15 +95,10 @@ def _one_eigenvalue(figures: Mapping[str, Any], width: float) -> float:
 
 
 def _share_above(axes: Axes, client: Mapping[str, Any]) -> None:
-    """Over what eigengap counts: not the null space, nor Ritz values of hardly any weight."""
-    theta, weight = np.asarray(client["theta"]), np.asarray(client["weight"])
-    counted = (np.abs(theta) > NULL * np.abs(theta).max()) & (weight > FAINT / client["parameters"])
-    if not counted.any():
+    curve = share_above(client)
+    if curve is None:
         return
-    theta, weight = theta[counted], weight[counted] / weight[counted].sum()
-    order = np.argsort(theta)[::-1]
-    above = np.concatenate([[FAINT / client["parameters"]], np.cumsum(weight[order])])
-    axes.step([theta.max(), *theta[order]], above, where="post", color=GREY, linewidth=1.2, zorder=2)
+    axes.step(*curve, where="post", color=GREY, linewidth=1.2, zorder=2)
     if client["gaps_low"]:
         gap = [client["gaps_low"][0], client["gaps_high"][0]]
         axes.plot(gap, [client["ratio"]] * 2, color=VERMILLION, linewidth=2.5, marker="|", markersize=9, zorder=4)

@@ -1,4 +1,4 @@
-"""How a run's folder is closed, whether the run completed, failed or was interrupted: totals, summary, plots."""
+"""How a run's folder is closed, whether the run completed, failed or was interrupted: totals, summary, plots, page."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from server_app import plots
 from server_app.console import say
+from server_app.report.page import write_report
 from server_app.run_folder import SUMMARY, read_history, write_json
 
 
@@ -21,7 +22,7 @@ def close_interrupted(path: Path) -> dict[str, Any]:
 
 
 def finish(path: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
-    """Completes the summary from the rounds' lines, writes it, and draws the plots; returns the whole summary."""
+    """Completes the summary from the rounds' lines, writes it, the plots and the page; returns the whole summary."""
     lines = read_history(path)
     known = {**_read(path / SUMMARY), **summary}
     last = next((line for line in reversed(lines) if line.get("global_accuracy") is not None), {})
@@ -43,6 +44,7 @@ def finish(path: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
     }
     write_json(path / SUMMARY, whole)
     plots.draw(path, say if whole["status"] == "completed" else _silently)  # a run cut short has no need to explain
+    write_report(path)
     return whole
 
 

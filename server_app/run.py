@@ -79,7 +79,8 @@ def check_inputs(settings: Settings) -> None:
         raise InputError("prompt-tokens", tokens, "they leave no position for a text", mend)
     if settings.selection.estimator:
         every_layer = tuple(range(backbone.num_layers))
-        check_second_derivative(resources.prompted(settings, every_layer, 2), "ratio", settings.selection.estimator)
+        two = [*resources.label_words(settings), "0", "1"][:2]  # of any labels: the run's are not known yet
+        check_second_derivative(resources.prompted(settings, every_layer, two), "ratio", settings.selection.estimator)
     data = resources.tokenised(settings)
     cut = sum(part.cut for part in (data.train, data.validation, data.test) if part is not None)
     if cut:
@@ -92,7 +93,12 @@ def _run(grid: RecordingGrid, settings: Settings, folder: RunFolder) -> Summary:
     folder.write_facts(
         settings.flat(),
         {
-            "data": {"name": splits.name, "sha256": splits.sha256, "train": len(splits.train)},
+            "data": {
+                "name": splits.name,
+                "sha256": splits.sha256,
+                "train": len(splits.train),
+                "pairs": "text_pair" in splits.train.column_names,
+            },
             "model": {"name": backbone.name, "fingerprint": backbone.fingerprint},
         },
     )
@@ -180,5 +186,5 @@ def _keeper(folder: Path) -> Callable[[PromptStrategy], None]:
 
 
 def _facts(reply: Any) -> dict[str, Any]:
-    kept = ("examples", "validation_examples", "steps", "labels")
+    kept = ("examples", "validation_examples", "steps", "labels", "scores")
     return {key: getattr(reply, key) for key in kept}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -135,9 +135,12 @@ def go(flat: Flat, nodes: int = 2, client_app: ClientCall = app) -> Ran:
     return Ran(settings, summary, Path(str(summary["paths"]["run_folder"])))
 
 
-def model_of(settings: Settings, layers: tuple[int, ...], labels: int) -> tuple[PromptedModel, Layout, Tensor]:
+def model_of(
+    settings: Settings, layers: tuple[int, ...], labels: int | Sequence[str]
+) -> tuple[PromptedModel, Layout, Tensor]:
     """The process's model, the layout of what travels, and the initial values of that, [R]."""
-    model = resources.prompted(settings, layers, labels)
+    names = [str(label) for label in range(labels)] if isinstance(labels, int) else labels
+    model = resources.prompted(settings, layers, names)
     layout = model.layout.select(travelling_names(model.layout, layers))
     row = model.layout.unflatten(model.initial(settings.federation.seed, settings.model.prompt_init_std))
     return model, layout, layout.flatten({name: row[name] for name in layout.names})

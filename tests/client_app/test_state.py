@@ -232,3 +232,22 @@ def test_a_crash_while_writing_leaves_the_old_state(tmp_path: Path, monkeypatch:
     assert same(DiskStore(tmp_path).resume(CLIENT, 1), state(1))
     store.keep(CLIENT, state(3))  # what the crash left behind is in nobody's way
     assert same(store.resume(CLIENT, 3), state(3))
+
+
+def test_a_reader_beside_the_run_finds_either_phase_and_changes_nothing(tmp_path: Path) -> None:
+    store = DiskStore(tmp_path)
+    store.keep(CLIENT, state(1))
+    store.resume(CLIENT, 1)
+    store.keep(CLIENT, state(4))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.safetensors")}
+    assert len(before) == 2
+    assert same(store.peek(CLIENT, 1), state(1))
+    assert same(store.peek(CLIENT, 4), state(4))
+    assert store.peek(CLIENT, 2) is None
+    assert store.peek(CLIENT + 1, 1) is None
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.safetensors")} == before
+    (damaged,) = tmp_path.rglob("accepted.safetensors")
+    damaged.write_bytes(b"torn")
+    assert store.peek(CLIENT, 1) is None
+    assert same(store.peek(CLIENT, 4), state(4))
+    assert damaged.read_bytes() == b"torn"

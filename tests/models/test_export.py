@@ -9,8 +9,15 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoModel, AutoModelForSequenceClassification, BertForMaskedLM
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    BertForMaskedLM,
+)
 
+from experiments.families import FAMILIES, by_words, save, texts, whole_output
 from fedpeptao.errors import InputError
 from models.backbone import load_backbone
 from models.export import from_peft, load_parameters, save_parameters, to_peft
@@ -125,6 +132,45 @@ def test_a_replaced_head_lies_beside_the_prompts(
     assert torch.equal(from_peft(model, tmp_path), row)
 
 
+@pytest.mark.parametrize("name", ["GPT-2", "Llama", "OPT"])
+def test_a_decoders_own_head_is_a_causal_model_to_peft(name: str, tmp_path: Path) -> None:
+    model = by_words(save(FAMILIES[name], tmp_path / "base"))
+    assert all(entry.layer is not None for entry in model.layout.entries)
+    inputs, row = texts(model), model.initial(3, std=1.0)
+    assert to_peft(model, row, tmp_path / "adapter", NAMES) is None
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    given = {key: inputs[key] for key in ("input_ids", "attention_mask")}
+    with torch.no_grad():
+        found = PeftModel.from_pretrained(plain, tmp_path / "adapter").eval()(**given).logits
+        expected = whole_output(model, inputs, row)
+    real = inputs["attention_mask"].bool()
+    torch.testing.assert_close(found[real], expected[real], rtol=0, atol=1e-5)
+    assert torch.equal(from_peft(model, tmp_path / "adapter"), row)
+    assert sorted(path.name for path in (tmp_path / "adapter").iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "labels.json",
+    ]
+
+
+@pytest.mark.parametrize("name", ["BERT", "RoBERTa"])
+def test_a_masked_language_models_prompts_are_for_the_bare_model(name: str, tmp_path: Path) -> None:
+    model = by_words(save(FAMILIES[name], tmp_path / "base"))
+    inputs, row = texts(model), model.initial(3, std=1.0)
+    note = to_peft(model, row, tmp_path / "adapter", NAMES)
+    assert note is not None
+    assert "bare model" in note
+    bare = PeftModel.from_pretrained(AutoModel.from_pretrained(tmp_path / "base"), tmp_path / "adapter").eval()
+    whole = AutoModelForMaskedLM.from_pretrained(tmp_path / "base")
+    head = whole.cls if name == "BERT" else whole.lm_head
+    given = {key: inputs[key] for key in ("input_ids", "attention_mask")}
+    with torch.no_grad():
+        found, expected = head(bare(**given).last_hidden_state), whole_output(model, inputs, row)
+    real = inputs["attention_mask"].bool()
+    torch.testing.assert_close(found[real], expected[real], rtol=0, atol=1e-5)
+    assert torch.equal(from_peft(model, tmp_path / "adapter"), row)
+
+
 def test_an_adapter_of_another_shape_is_refused_with_both_shapes(checkpoint: Folders, tmp_path: Path) -> None:
     model = prompted(checkpoint("bert"))
     to_peft(model, model.initial(0), tmp_path, NAMES)
@@ -154,3 +200,6 @@ def test_parameters_come_back_from_a_file(tmp_path: Path) -> None:
         load_parameters(tmp_path / "shared.safetensors", other.layout)
     with pytest.raises(InputError, match="no such file"):
         load_parameters(tmp_path / "absent.safetensors", model.layout)
+    (tmp_path / "shared.safetensors").write_bytes(b"torn")
+    with pytest.raises(InputError, match="it cannot be read"):
+        load_parameters(tmp_path / "shared.safetensors", model.layout)

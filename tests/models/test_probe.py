@@ -11,7 +11,7 @@ from transformers import (
     DebertaV2Config,
     DistilBertConfig,
     FalconConfig,
-    Gemma2Config,
+    GptOssConfig,
     MPNetConfig,
     PreTrainedConfig,
     PreTrainedModel,
@@ -30,7 +30,10 @@ REFUSED = {
     "albert": (AlbertConfig(**SIZES, embedding_size=32), "no layer index"),
     "mpnet": (MPNetConfig(**SIZES), "never called"),
     "deberta-v2": (DebertaV2Config(**SIZES, relative_attention=True), "never called"),
-    "gemma2": (Gemma2Config(**SIZES, num_key_value_heads=2, head_dim=8), "refuses the attention function"),
+    "gpt_oss": (
+        GptOssConfig(**SIZES, num_key_value_heads=2, head_dim=8, num_local_experts=2, num_experts_per_tok=1),
+        "its own attention has terms that are lost here",
+    ),
 }
 
 

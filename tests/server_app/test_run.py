@@ -23,6 +23,7 @@ from fedpeptao.errors import InputError, RunError
 from models.export import load_parameters
 from models.random_models import random_model, random_tokenizer
 from server_app.run import run
+from strategies.selection import mean_scores
 from tests.small_runs import Flat, Watched, go, model_of, shared_row
 
 MakeFlat = Callable[..., Flat]
@@ -46,6 +47,7 @@ def test_what_a_run_leaves(make_flat: MakeFlat) -> None:
         "facts.json",
         "metrics.jsonl",
         "summary.json",
+        "report.html",
         "tensorboard",
         "parameters.safetensors",
         "adapter",
@@ -60,6 +62,7 @@ def test_what_a_run_leaves(make_flat: MakeFlat) -> None:
         "name": flat["dataset"],
         "sha256": resources.splits(ran.settings).sha256,
         "train": 60,
+        "pairs": False,
     }
     assert facts["model"]["name"] == "random:bert"
     assert len(facts["model"]["fingerprint"]) == 64
@@ -85,6 +88,8 @@ def test_the_summary(make_flat: MakeFlat) -> None:
     assert {c: f["examples"] for c, f in summary["clients"].items()} == {
         str(c): len(rows) for c, rows in enumerate(resources.shards(ran.settings).train)
     }
+    of_clients = [(one["examples"], one["scores"]) for one in summary["clients"].values()]
+    assert mean_scores(of_clients) == pytest.approx(summary["layer_scores"])
     for way in ("down", "up"):
         assert summary["bytes"][way] == sum(line[f"{way}_bytes"] or 0 for line in ran.lines)
     assert summary["bytes"]["evaluation"] == ran.lines[-1]["evaluation_bytes"] > 0

@@ -1,0 +1,215 @@
+"""A run's model again: labels and probabilities out of texts.
+
+A run's folder holds what travelled; the rest follows from the run's seed, and what a client keeps from its state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+
+from client_app.state import DiskStore
+from data.batches import Encoded
+from federation import resources
+from federation.evaluation import batch_inputs
+from federation.settings import Scalar
+from fedpeptao.errors import InputError
+from fedpeptao.saved import EXPORTED, PARAMETERS, Saved, read_run
+from models.export import save_parameters, to_peft
+from models.prompted import PromptedModel
+from server_app.run_folder import FACTS, METRICS, SETTINGS, SUMMARY, read_history, write_json
+
+ADAPTER, CLIENTS = "adapter", "clients"
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model with its parameters, ready for texts; made by `open_model`.
+
+    Attributes:
+        saved: the folder it comes from.
+        client: whose own prompts it has; None: the shared model.
+        row: [R] float32.
+        remarks: what a user should know, a line each.
+    """
+
+    saved: Saved
+    client: int | None
+    row: Tensor
+    remarks: tuple[str, ...]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The classes, in the order of the outputs."""
+        return self.saved.labels
+
+    @property
+    def model(self) -> PromptedModel:
+        """The process's model; asked for each time, since another folder's may have taken its place."""
+        return resources.prompted(self.saved.settings, self.saved.layers, self.labels)
+
+    def encode(
+        self, texts: Sequence[str], pairs: Sequence[str] | None = None, labels: Sequence[str] | None = None
+    ) -> Encoded:
+        """Token ids as the run's own texts got them.
+
+        Raises:
+            InputError: second texts that the run does not have, or lacks; a text that is empty, or too long where none is cut.
+        """
+        self._check(texts, pairs)
+        columns = {"text": list(texts), "label": list(labels or [self.labels[0]] * len(texts))}
+        if pairs is not None:
+            columns["text_pair"] = list(pairs)
+        return resources.encoded(self.saved.settings, Dataset.from_dict(columns))
+
+    @torch.no_grad()
+    def scores(self, encoded: Encoded) -> Tensor:
+        """Class scores [n, classes], float32 on the CPU, in batches of similar length."""
+        found = torch.empty(len(encoded), len(self.labels))
+        model, size = self.model, self.saved.settings.run.evaluation_batch_size
+        model.bind(self.row[None].to(model.backbone.device))
+        try:
+            by_length = sorted(range(len(encoded)), key=lambda i: (len(encoded.input_ids[i]), i))
+            for start in range(0, len(by_length), size):
+                rows = by_length[start : start + size]
+                found[rows] = model.logits(batch_inputs(model.backbone, encoded, rows)).cpu()
+        finally:
+            model.unbind()
+        return found
+
+    def loss(self, scores: Tensor, labels: Sequence[str]) -> float:
+        """Mean loss in nats of class scores [n, classes], as the run measures it."""
+        wanted = torch.tensor([self.labels.index(label) for label in labels])
+        return float(self.model.loss_of(scores, wanted))
+
+    def logits(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Tensor:
+        """Class scores [n, classes], float32; errors: see encode."""
+        return self.scores(self.encode(texts, pairs))
+
+    def predict(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Tensor:
+        """Probabilities [n, classes], float32; errors: see encode."""
+        return self.logits(texts, pairs).softmax(dim=1)
+
+    def save(self, folder: Path) -> str | None:
+        """Writes all values in a folder that `open_model` reads, and PEFT's adapter in it as far as PEFT can hold it.
+
+        Returns:
+            None, or a line that says what PEFT cannot hold.
+
+        Raises:
+            InputError: the folder is there and not empty, or cannot be written.
+        """
+        _claim(folder)
+        model, saved = self.model, self.saved
+        note = to_peft(model, self.row, folder / ADAPTER, self.labels)
+        save_parameters(folder / PARAMETERS, model.layout, self.row)
+        write_json(folder / SETTINGS, saved.settings.flat())
+        write_json(folder / FACTS, saved.facts)
+        origin = {"status": EXPORTED, "run": saved.name, "client": self.client}
+        write_json(folder / SUMMARY, {**origin, "labels": self.labels, "layers": saved.layers, "adapter_note": note})
+        return note
+
+    def _check(self, texts: Sequence[str], pairs: Sequence[str] | None) -> None:
+        wanted = (self.saved.facts.get("data") or {}).get("pairs")  # None: a run of an earlier version
+        if wanted is True and pairs is None:
+            raise InputError("--pair", None, "the run's examples are pairs of texts", "Give the second text too")
+        if wanted is False and pairs is not None:
+            raise InputError("--pair", pairs[0], "the run's examples are single texts", "Leave the second text out")
+        for column in (texts, pairs or ()):
+            for place, text in enumerate(column, start=1):
+                if not text.strip():
+                    raise InputError("--text", text, f"text {place} is empty", "Give it words, or leave it out")
+
+
+def open_model(
+    run: str | Path,
+    *,
+    client: int | None = None,
+    state_dir: Path | None = None,
+    overriding: Mapping[str, Scalar] | None = None,
+) -> LoadedModel:
+    """The shared model of a run, or a client's personalised one: its own prompts with the shared ones.
+
+    Args:
+        run: see `read_run`, as for overriding.
+        client: its number; None: the shared model.
+        state_dir: on a client's node, the node's own `state-dir`; None: the client's state lies in the run's folder.
+        overriding: settings such as device, for another machine than the run's.
+
+    Raises:
+        InputError: no such run, no finished round in it, no such client, or a model that cannot be loaded.
+    """
+    saved = read_run(run, overriding)
+    own, remarks = ({}, ()) if client is None else _own_prompts(saved, client, state_dir)
+    model = resources.prompted(saved.settings, saved.layers, saved.labels)
+    settings = saved.settings
+    initial = model.layout.unflatten(model.initial(settings.federation.seed, settings.model.prompt_init_std))
+    own = {name: value for name, value in own.items() if name in initial}
+    try:
+        row = model.layout.flatten({**initial, **own, **saved.parameters})
+    except ValueError as error:
+        mend = "Give the settings that made them"
+        raise InputError("parameters", str(saved.folder / PARAMETERS), str(error), mend) from error
+    if client is None:
+        client = saved.summary.get("client")
+    found, known = model.backbone.fingerprint, (saved.facts.get("model") or {}).get("fingerprint")
+    if known not in (None, found):
+        fingerprints = f"fingerprint {found[:8]}, then {str(known)[:8]}"
+        remarks = (*remarks, f"{model.backbone.name} is not bit for bit the model of the run ({fingerprints})")
+    return LoadedModel(saved, client, row, (*saved.remarks, *remarks))
+
+
+def _own_prompts(saved: Saved, client: int, state_dir: Path | None) -> tuple[Mapping[str, Tensor], tuple[str, ...]]:
+    """A client's own prompts of its last accepted round, and remarks."""
+    if saved.summary.get("status") == EXPORTED:
+        mend = "Give the run's folder, or leave the client out"
+        raise InputError("--client", client, "this folder holds one model, and no clients", mend)
+    clients = saved.settings.federation.clients
+    if not 0 <= client < clients:
+        raise InputError("--client", client, "there is no such client", f"The run has clients 0 to {clients - 1}")
+    if saved.settings.selection.unselected_prompts == "none":
+        return {}, (
+            f'unselected-prompts = "none": client {client} has no prompts of its own, this is the shared model',
+        )
+    folder = saved.folder / CLIENTS if state_dir is None else state_dir.expanduser() / saved.name / CLIENTS
+    accepted = last_accepted(saved.folder, client)
+    if not accepted:
+        return {}, (f"client {client} never took part: its own prompts are still the initial ones",)
+    state = DiskStore(folder).peek(client, accepted)
+    if state is None:
+        there = sorted(path.name for path in (folder / f"client-{client}").glob("*.safetensors"))
+        other = f", only {' and '.join(there)} of another round or version" if there else ""
+        problem = f"its state of round {accepted}, its last, is not in {folder}{other}"
+        mend = "On the client's node give --state-dir, the state-dir of the node"
+        raise InputError("--client", client, problem, mend)
+    return state.local, ()
+
+
+def last_accepted(folder: Path, client: int) -> int:
+    """The last round whose reply from this client was used; 0 if there was none."""
+    if not (folder / METRICS).exists():
+        mend = "Give a whole run's folder"
+        raise InputError("RUN", str(folder), f"without {METRICS} it is not known when client {client} took part", mend)
+    return max((line["round"] for line in read_history(folder) if _accepted(line, client)), default=0)
+
+
+def _accepted(line: Mapping[str, Any], client: int) -> bool:
+    asked = client in (line.get("clients") or [])
+    return asked and str(client) not in (line.get("failed") or {}) and client not in (line.get("missing") or [])
+
+
+def _claim(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        taken = any(folder.iterdir())
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise InputError("--to", str(folder), reason, "Name a folder that you can write to") from error
+    if taken:
+        raise InputError("--to", str(folder), "this folder is not empty", "Name a new one")
