@@ -38,6 +38,8 @@ def probe(model: PreTrainedModel, name: str) -> Probed:
     Raises InputError("model", name) where the attention function is never called, is called without a layer
     index or not once a layer, or where the model refuses to run with it.
     """
+    if model.config.is_encoder_decoder:
+        raise _refusal(name, "it is an encoder-decoder, which has two kinds of attention in a layer")
     layers = model.config.get_text_config().num_hidden_layers
     calls, ours = _record(model, name)
     if not calls:

@@ -8,6 +8,7 @@ import torch
 from transformers import (
     AlbertConfig,
     AutoModelForSequenceClassification,
+    BartConfig,
     DebertaV2Config,
     DistilBertConfig,
     FalconConfig,
@@ -15,6 +16,7 @@ from transformers import (
     MPNetConfig,
     PreTrainedConfig,
     PreTrainedModel,
+    T5Config,
 )
 
 from fedpeptao.errors import InputError
@@ -25,6 +27,8 @@ from models.random_models import random_model, random_tokenizer
 
 SIZES: dict[str, Any] = {"vocab_size": 300, "hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64}
 SIZES |= {"num_attention_heads": 4, "pad_token_id": 0}
+EDGES = {"decoder_start_token_id": 0, "pad_token_id": 0}
+HALVES = {f"{half}_{part}": 2 for half in ("encoder", "decoder") for part in ("layers", "attention_heads")}
 REFUSED = {
     "distilbert": (DistilBertConfig(vocab_size=300, dim=32, n_layers=2, n_heads=4, hidden_dim=64), "no layer index"),
     "albert": (AlbertConfig(**SIZES, embedding_size=32), "no layer index"),
@@ -34,6 +38,10 @@ REFUSED = {
         GptOssConfig(**SIZES, num_key_value_heads=2, head_dim=8, num_local_experts=2, num_experts_per_tok=1),
         "its own attention has terms that are lost here",
     ),
+}
+REFUSED |= {
+    "t5": (T5Config(vocab_size=300, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, **EDGES), "it is an encoder-decoder"),
+    "bart": (BartConfig(**HALVES, vocab_size=300, d_model=32, **EDGES), "it is an encoder-decoder"),
 }
 
 
