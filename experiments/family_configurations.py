@@ -93,7 +93,16 @@ FAMILIES: dict[str, Family] = {
     "Qwen2": _decoder(t.Qwen2Config(**_GROUPED)),
     "Qwen3": _decoder(t.Qwen3Config(**_GROUPED, head_dim=8)),
     "Gemma": _decoder(t.GemmaConfig(**_GROUPED, head_dim=8)),
-    "Gemma 2": _decoder(t.Gemma2Config(**_GROUPED, head_dim=8, sliding_window=WINDOW), windowed=True),
+    "Gemma 2": _decoder(
+        t.Gemma2Config(
+            **_GROUPED,
+            head_dim=8,
+            sliding_window=WINDOW,
+            attn_logit_softcapping=0.5,  # 50 and 30 in released models, whose scores are larger
+            final_logit_softcapping=1.0,
+        ),
+        windowed=True,
+    ),
     "Gemma 3": _decoder(
         t.Gemma3TextConfig(
             **_GROUPED, head_dim=8, sliding_window=WINDOW, layer_types=["sliding_attention", "full_attention"]

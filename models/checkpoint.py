@@ -25,7 +25,7 @@ from transformers.utils import logging as reports
 from fedpeptao.errors import InputError
 from models.attention import NAME
 from models.head import held_outside_base
-from models.language_kind import LANGUAGE, held_kind
+from models.language_kind import LANGUAGE, held_kind, kind_of
 from models.probe import MEND
 from models.quantisation import quantised
 from models.random_models import random_kind, random_model, random_tokenizer
@@ -124,6 +124,9 @@ def _load(name: str, location: str, source: str, form: Form) -> Checkpoint:
             kind = form.head
             if kind == "auto":
                 kind = (held_kind(config, location, local=local) if form.words else None) or "linear"
+            if kind in LANGUAGE and kind != (own := kind_of(config)):
+                mend = f'Set head to "auto" or "{own or "linear"}"'
+                raise InputError("head", kind, f"{name} ({config.model_type}) is no such language model", mend)
             auto = LANGUAGE.get(kind, AutoModelForSequenceClassification)
             options: dict[str, Any] = {"attn_implementation": NAME, "dtype": form.dtype, "local_files_only": local}
             options |= quantised(form.quantisation, form.device, auto, config)

@@ -1,11 +1,12 @@
 """One forward pass at start that proves a model can carry deep prompts.
 
-Some families accept a custom attention function and never call it, others call it without a layer index: both
-would train prompts that nothing reads. So nothing is believed; it is measured.
+Some families accept a custom attention function and never call it, others call it from one module for all layers, or give it
+terms that it would drop: prompts would be trained that nothing reads, on another model. So nothing is believed; it is measured.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -35,21 +36,16 @@ class Probed:
 def probe(model: PreTrainedModel, name: str) -> Probed:
     """Run `model` once and place a slot on the attention module of each layer.
 
-    Raises InputError("model", name) where the attention function is never called, is called without a layer
-    index or not once a layer, or where the model refuses to run with it.
+    Raises InputError("model", name) where the attention function is never called, is called not once a layer or without a
+    way to tell layers apart, gives another output than the family's own, or where the model refuses to run with it.
     """
+    if model.config.is_encoder_decoder:
+        raise _refusal(name, "it is an encoder-decoder, which has two kinds of attention in a layer")
     layers = model.config.get_text_config().num_hidden_layers
     calls, ours = _record(model, name)
     if not calls:
         raise _refusal(name, "it never called the attention function, so prompts would have no effect")
-    found: dict[int, nn.Module] = {}
-    for module, _, _ in calls:
-        index = getattr(module, "layer_idx", None)
-        if not isinstance(index, int) or isinstance(index, bool):
-            raise _refusal(name, f"its attention ({type(module).__name__}) has no layer index")
-        if index in found:
-            raise _refusal(name, f"layer {index} called the attention function more than once")
-        found[index] = module
+    found = _by_layer([module for module, _, _ in calls], name)
     if sorted(found) != list(range(layers)):
         raise _refusal(name, f"layers {sorted(found)} called the attention function, expected 0 to {layers - 1}")
     shapes = {shape[1::2] for _, key, value in calls for shape in (key, value)}
@@ -61,6 +57,25 @@ def probe(model: PreTrainedModel, name: str) -> Probed:
     for index, slot in enumerate(slots):
         found[index].prompt_slot = slot  # type: ignore[assignment]
     return Probed(slots, _blocks(model, found, name), kv_heads, head_dim)
+
+
+def _by_layer(modules: Sequence[nn.Module], name: str) -> dict[int, nn.Module]:
+    """Attention modules, in the order of their calls, by layer index; where none has one (DistilBERT), by that order."""
+    indices = [getattr(module, "layer_idx", None) for module in modules]
+    if all(index is None for index in indices):
+        if len(set(modules)) < len(modules):
+            raise _refusal(
+                name, f"its layers share one attention module ({type(modules[0]).__name__}), without layer index"
+            )
+        return dict(enumerate(modules))
+    found: dict[int, nn.Module] = {}
+    for index, module in zip(indices, modules, strict=True):
+        if not isinstance(index, int) or isinstance(index, bool):
+            raise _refusal(name, f"its attention ({type(module).__name__}) has no layer index")
+        if index in found:
+            raise _refusal(name, f"layer {index} called the attention function more than once")
+        found[index] = module
+    return found
 
 
 def _record(

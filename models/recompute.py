@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -24,8 +23,6 @@ def recompute_blocks(blocks: Sequence[nn.Module], slots: Sequence[PromptSlot]) -
 
 def _recomputed(inner: Callable[..., Any], slot: PromptSlot) -> Callable[..., Any]:
     def forward(*args: Any, **kwargs: Any) -> Any:
-        if not torch.is_grad_enabled():
-            return inner(*args, **kwargs)
         prompt, owner = slot.prompt, slot.owner
 
         def again(*args: Any, **kwargs: Any) -> Any:

@@ -77,10 +77,10 @@ def check_inputs(settings: Settings) -> None:
     if positions is not None and positions < 1:
         mend = f"Use fewer than {positions + tokens}"
         raise InputError("prompt-tokens", tokens, "they leave no position for a text", mend)
+    two = [*resources.label_words(settings), "0", "1"][:2]  # of any labels: the run's are not known yet
+    model = resources.prompted(settings, tuple(range(backbone.num_layers)), two)  # refuses a head that it cannot have
     if settings.selection.estimator:
-        every_layer = tuple(range(backbone.num_layers))
-        two = [*resources.label_words(settings), "0", "1"][:2]  # of any labels: the run's are not known yet
-        check_second_derivative(resources.prompted(settings, every_layer, two), "ratio", settings.selection.estimator)
+        check_second_derivative(model, "ratio", settings.selection.estimator)
     data = resources.tokenised(settings)
     cut = sum(part.cut for part in (data.train, data.validation, data.test) if part is not None)
     if cut:

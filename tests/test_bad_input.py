@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoModelForSequenceClassification, DistilBertConfig
+from transformers import AlbertConfig, AutoModelForSequenceClassification, DistilBertConfig
 
 from federation.grids import InProcessGrid
 from federation.settings import parse
@@ -154,14 +154,35 @@ def test_a_text_longer_than_the_positions_where_none_may_be_cut(make_flat: MakeF
 
 
 def test_a_model_that_fails_the_probe(make_flat: MakeFlat, tmp_path: Path) -> None:
-    """Its attention knows no layer: prompts would go nowhere."""
-    config = DistilBertConfig(vocab_size=300, dim=32, n_layers=2, n_heads=4, hidden_dim=64)
-    folder = tmp_path / "distilbert"
+    """Its layers are one: prompts could not be told apart."""
+    config = AlbertConfig(
+        vocab_size=300, hidden_size=32, num_attention_heads=4, intermediate_size=64, embedding_size=16
+    )
+    folder = tmp_path / "albert"
     AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
     random_tokenizer("bert").save_pretrained(folder)
     error = refusal(make_flat(model=str(folder)))
-    names(error, "model", str(folder), "layer index")
+    names(error, "model", str(folder), "layers share one attention module")
     assert "BERT, RoBERTa, GPT-2 or Llama" in error.mend
+
+
+def test_a_head_that_the_model_cannot_have(make_flat: MakeFlat, tmp_path: Path) -> None:
+    config = DistilBertConfig(vocab_size=300, dim=32, n_layers=2, n_heads=4, hidden_dim=64)
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
+    random_tokenizer("bert").save_pretrained(tmp_path)
+    error = refusal(make_flat(model=str(tmp_path)))
+    names(error, "head", "linear", "several parts (pre_classifier, classifier)")
+    assert 'head = "model"' in error.mend
+
+
+def test_a_language_models_head_without_label_words(make_flat: MakeFlat) -> None:
+    names(refusal(make_flat(model="random:bert", head="masked-lm")), "head", "masked-lm", "no label words")
+
+
+def test_quantisation_without_its_library(make_flat: MakeFlat, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("models.quantisation.find_spec", lambda name: None)
+    error = refusal(make_flat(model="all-MiniLM-L6-v2", quantisation="int4"))
+    names(error, "quantisation", "int4", "bitsandbytes is not installed")
 
 
 def test_a_model_without_its_weights(make_flat: MakeFlat, tmp_path: Path) -> None:

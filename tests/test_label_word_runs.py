@@ -12,6 +12,7 @@ from federation import evaluation, resources
 from federation.settings import parse
 from fedpeptao import ceiling
 from fedpeptao.loaded import open_model
+from models import recompute
 from models.export import load_parameters
 from tests.small_runs import Flat, Ran, Watched, go, model_of
 
@@ -112,10 +113,14 @@ def test_the_ceiling_decides_by_label_words_too(make_flat: MakeFlat) -> None:
     assert figures["test"]["accuracy"] is not None
 
 
-def test_precision_by_settings(make_flat: MakeFlat) -> None:
+def test_precision_by_settings(make_flat: MakeFlat, monkeypatch: pytest.MonkeyPatch) -> None:
+    again: list[int] = []
+    original = recompute.checkpoint
+    monkeypatch.setattr(recompute, "checkpoint", lambda *a, **k: again.append(1) or original(*a, **k))
     flat = {"rounds": 1, "model": "random:llama"}
     exact = go(make_flat(**flat)).lines[-1]["train_loss"]
     assert go(make_flat(**flat, gradient_checkpointing=True)).lines[-1]["train_loss"] == pytest.approx(exact, rel=1e-6)
+    assert again
     cast = go(make_flat(**flat, autocast="bfloat16")).lines[-1]["train_loss"]
     assert cast == pytest.approx(exact, rel=0.05)
     assert cast != exact

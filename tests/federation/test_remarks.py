@@ -27,6 +27,7 @@ def test_the_defaults_are_usual() -> None:
         ({"server_second_momentum": 0.9}, "server-second-momentum", "neither adam nor yogi"),
         ({"server_adaptivity": 0.1}, "server-adaptivity", "adaptive"),
         ({"alpha": 1.0, "partition": "iid"}, "alpha", "iid"),
+        ({"label_loss": "label-words", "head": "linear"}, "label-loss", "no label words"),
         ({"weight_decay": 0.1, "device_optimizer": "sgd"}, "weight-decay", "sgd"),
     ],
 )

@@ -264,6 +264,8 @@ TOGETHER: list[tuple[dict[str, Scalar], str, str]] = [
         "warmup-rounds",
         r"no round is left.*Lower it, or raise rounds",
     ),
+    ({"autocast": "bfloat16", "ratio": "plateau"}, "autocast", r"need float32.*Set autocast to none"),
+    ({"quantisation": "int4", "ratio": "eigengap"}, "quantisation", r"need float32.*Set quantisation to none"),
     ({"dtype": "bfloat16", "ratio": "eigengap"}, "dtype", r"second derivatives, which need float32.*ratio a number"),
     (
         {"variant": "released"},

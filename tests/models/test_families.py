@@ -16,8 +16,7 @@ from fedpeptao.errors import InputError
 from models.prompted import PromptedModel
 
 REFUSED = {
-    "ALBERT": "no layer index",
-    "DistilBERT": "no layer index",
+    "ALBERT": "layers share one attention module",
     "DeBERTa-v2": "never called the attention function",
     "MPNet": "never called the attention function",
     "GPT-Neo": "refuses a registered attention function",
@@ -26,7 +25,7 @@ REFUSED = {
     "Falcon": "refuses a registered attention function",
     "GPT-OSS": "has terms that are lost here",
 }
-NO_PEFT = {"ModernBERT", "Granite", "Cohere"}
+NO_PEFT = {"DistilBERT", "ModernBERT", "Granite", "Cohere"}
 WORKS = [name for name in FAMILIES if name not in REFUSED]
 WINDOWS = {  # positions before and behind that a text position sees, by layer; None: all
     "Mistral": ((WINDOW - 1, 0), (WINDOW - 1, 0)),
@@ -126,7 +125,7 @@ def has_position_table(model: PromptedModel) -> bool:
 
 def test_position_tables_are_those_of_the_families_that_have_them(folder: Callable[[str], Path]) -> None:
     tables = {name for name in WORKS if has_position_table(by_words(folder(name)))}
-    assert tables == {"BERT", "RoBERTa", "XLM-RoBERTa", "CamemBERT", "ELECTRA", "ERNIE", "GPT-2", "OPT"}
+    assert tables == {"BERT", "RoBERTa", "XLM-RoBERTa", "CamemBERT", "ELECTRA", "ERNIE", "DistilBERT", "GPT-2", "OPT"}
 
 
 @pytest.mark.parametrize("name", WINDOWS)

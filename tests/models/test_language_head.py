@@ -169,6 +169,9 @@ def test_auto_takes_what_the_checkpoint_really_holds(folder: Any, tmp_path: Path
     AutoModelForMaskedLM.from_pretrained(folder("BERT")).save_pretrained(tmp_path / "old")
     random_tokenizer("bert", WORDS).save_pretrained(tmp_path / "old")
     assert load(tmp_path / "old", head="auto", words=WORDS).head_kind == "masked-lm"
+    for name, head in (("BERT", "causal-lm"), ("GPT-2", "masked-lm")):
+        with pytest.raises(InputError, match=rf"head = '{head}': .* is no such language model\. Set head to \"auto\""):
+            load(folder(name), head=head, words=WORDS)
     for build, expected in ((GPT2LMHeadModel, "causal-lm"), (GPT2ForSequenceClassification, "linear")):
         saved = tmp_path / expected  # both hold the tied weights of an output layer
         build(FAMILIES["GPT-2"].config).save_pretrained(saved)
