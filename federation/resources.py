@@ -137,16 +137,15 @@ def _splits(data: DataSettings, seed: int) -> Splits:
 def _tokenised(data: DataSettings, model: ModelSettings, seed: int, words: tuple[str, ...]) -> Tokenised:
     rows = _splits(data, seed)
     train, validation, test = (
-        None if part is None else _encoded(data, model, seed, words, part) for part in (rows.train, rows.validation, rows.test)
+        None if part is None else _encoded(data, model, seed, words, part)
+        for part in (rows.train, rows.validation, rows.test)
     )
     assert train is not None
     assert validation is not None
     return Tokenised(train, validation, test)
 
 
-def _encoded(
-    data: DataSettings, model: ModelSettings, seed: int, words: tuple[str, ...], rows: Dataset
-) -> Encoded:
+def _encoded(data: DataSettings, model: ModelSettings, seed: int, words: tuple[str, ...], rows: Dataset) -> Encoded:
     loaded = _backbone(model, seed, words)
     positions = loaded.text_positions(model.prompt_tokens)
     return encode(rows, loaded.tokenizer, max_length=data.max_length, positions=positions)
