@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,9 +12,13 @@ import torch
 from data.batches import Encoded, encode
 from data.partition import partition
 from data.sources import Splits, load_splits
+from data.tasks import load_task
 from federation.settings import DataSettings, FederationSettings, ModelSettings, Settings
 from models.backbone import Backbone, load_backbone
 from models.prompted import PromptedModel
+
+STYLES = {"masked-lm": "mask", "causal-lm": "causal"}
+"""Which template a kind of head needs; the others take texts as they are."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,7 @@ def _prompted(model: ModelSettings, seed: int, layers: tuple[int, ...], labels: 
 def _splits(data: DataSettings, seed: int) -> Splits:
     return load_splits(
         data.dataset,
+        task=load_task(data.task),
         validation=data.validation,
         test=data.test,
         text_column=data.text_column,
@@ -100,8 +106,10 @@ def _splits(data: DataSettings, seed: int) -> Splits:
 def _tokenised(data: DataSettings, model: ModelSettings, seed: int) -> Tokenised:
     loaded, rows = _backbone(model, seed), _splits(data, seed)
     positions = loaded.text_positions(model.prompt_tokens)
+    style = STYLES.get(getattr(loaded, "head_kind", "linear"))
+    options: dict[str, Any] = {"max_length": data.max_length, "positions": positions, "task": load_task(data.task)}
     train, validation, test = (
-        None if part is None else encode(part, loaded.tokenizer, max_length=data.max_length, positions=positions)
+        None if part is None else encode(part, loaded.tokenizer, style=style, **options)
         for part in (rows.train, rows.validation, rows.test)
     )
     assert train is not None
