@@ -14,6 +14,8 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
+from data.tasks import Task
+from data.templates import fill, template_of, tokenise
 from fedpeptao.errors import InputError
 
 POOL_BATCHES = 8
@@ -24,13 +26,14 @@ class Encoded:
     """Token ids of n texts, special tokens included, not padded.
 
     token_type_ids has the shape of input_ids, or is None where the tokenizer makes none; cut counts the texts that
-    were longer than max-length.
+    were longer than max-length; answer_at is each text's token whose output decides, None without a template.
     """
 
     input_ids: list[list[int]]
     token_type_ids: list[list[int]] | None
     labels: list[str]
     cut: int
+    answer_at: list[int] | None = None
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -43,6 +46,7 @@ class Encoded:
             None if types is None else [types[i] for i in indices],
             [self.labels[i] for i in indices],
             self.cut,
+            None if self.answer_at is None else [self.answer_at[i] for i in indices],
         )
 
 
@@ -53,6 +57,8 @@ def encode(
     max_length: int,
     positions: int | None,
     key: str = "max-length",
+    task: Task | None = None,
+    style: str | None = None,
 ) -> Encoded:
     """Token ids of all rows (columns text, label, where there is one text_pair).
 
@@ -62,6 +68,8 @@ def encode(
         max_length: tokens, special ones included, that a text is cut to (pairs: the longer of the two first); 0: never.
         positions: tokens the model has room for beside the prompt; None: no limit.
         key: the setting behind max_length, for messages.
+        task: whose template the texts are filled into.
+        style: "mask" or "causal", which of its templates; None: texts as they are.
 
     Raises:
         InputError: max_length is negative, more than positions, or has no room for text beside the special tokens; a
@@ -70,16 +78,15 @@ def encode(
     texts = list(dataset["text"])
     pairs = list(dataset["text_pair"]) if "text_pair" in dataset.column_names else None
     check_max_length(max_length, positions, tokenizer.num_special_tokens_to_add(pair=pairs is not None), key)
+    if task is not None and style is not None:
+        return _encode_filled(dataset, tokenizer, max_length, positions, key, task, style)
     encoding = tokenizer(texts, pairs, padding=False, truncation=False, verbose=False)
     input_ids: list[list[int]] = encoding["input_ids"]
     token_type_ids: list[list[int]] | None = encoding.get("token_type_ids")
     lengths = [len(ids) for ids in input_ids]
     if 0 in lengths:
         raise InputError("dataset", texts[lengths.index(0)], "this text has no tokens", "Remove it from the data")
-    if max_length == 0 and positions is not None and max(lengths, default=0) > positions:
-        row = int(np.argmax(np.array(lengths) > positions))
-        problem = f"row {row} has {lengths[row]} tokens, and the model has room for {positions} beside the prompt"
-        raise InputError(key, max_length, problem, f"Give {positions} or less to cut it, or fewer prompt-tokens")
+    check_room(lengths, max_length, positions, key)
     too_long = [row for row, length in enumerate(lengths) if 0 < max_length < length]
     if too_long:
         cut: BatchEncoding = tokenizer(
@@ -94,6 +101,38 @@ def encode(
             if token_type_ids is not None:
                 token_type_ids[row] = cut["token_type_ids"][place]
     return Encoded(input_ids, token_type_ids, list(dataset["label"]), len(too_long))
+
+
+def _encode_filled(
+    dataset: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    positions: int | None,
+    key: str,
+    task: Task,
+    style: str,
+) -> Encoded:
+    template, mask = template_of(task, style, tokenizer)
+    pairs = dataset["text_pair"] if "text_pair" in dataset.column_names else [None] * len(dataset)
+    filled = [fill(template, a, b, mask) for a, b in zip(dataset["text"], pairs, strict=True)]
+    pieces = tokenise(filled, tokenizer, max_length, key)
+    check_room([len(one.ids) for one in pieces], max_length, positions, key)
+    types = [one.types for one in pieces if one.types is not None]
+    return Encoded(
+        [one.ids for one in pieces],
+        types or None,
+        list(dataset["label"]),
+        sum(one.cut for one in pieces),
+        [one.answer for one in pieces],
+    )
+
+
+def check_room(lengths: Sequence[int], max_length: int, positions: int | None, key: str) -> None:
+    """Refuse texts that may not be cut and are longer than the model has room for."""
+    if max_length == 0 and positions is not None and max(lengths, default=0) > positions:
+        row = int(np.argmax(np.array(lengths) > positions))
+        problem = f"row {row} has {lengths[row]} tokens, and the model has room for {positions} beside the prompt"
+        raise InputError(key, max_length, problem, f"Give {positions} or less to cut it, or fewer prompt-tokens")
 
 
 def check_max_length(max_length: int, positions: int | None, special: int, key: str) -> None:
@@ -115,7 +154,7 @@ def pad(
 
     Returns:
         input_ids, attention_mask (1 at tokens, 0 at padding) and, where the tokenizer makes them, token_type_ids:
-        int64 [len(indices), longest].
+        int64 [len(indices), longest]; with a template answer_at, int64 [len(indices)].
     """
     rows = [encoded.input_ids[i] for i in indices]
     width = max(len(row) for row in rows)
@@ -129,6 +168,8 @@ def pad(
     }
     if encoded.token_type_ids is not None:
         batch["token_type_ids"] = padded([encoded.token_type_ids[i] for i in indices], 0)
+    if encoded.answer_at is not None:
+        batch["answer_at"] = torch.tensor([encoded.answer_at[i] for i in indices], dtype=torch.long, device=device)
     return batch
 
 

@@ -6,7 +6,7 @@ Every message names the file's line or the data set's row, since the file is wha
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -120,12 +120,13 @@ def json_objects(file: Path, key: str) -> Iterator[tuple[int, dict[str, object]]
         yield number, record
 
 
-def read_hub(name: str, columns: Columns) -> dict[str, Dataset]:
+def read_hub(name: str, columns: Columns, splits: Mapping[str, str]) -> dict[str, Dataset]:
     """The labelled splits (train; validation and test where it has them) of a hub's data set, columns as read_jsonl's.
 
     Args:
         name: "owner/name" or "owner/name:configuration".
         columns: names of the columns; where text is left at its default and absent, HUB_TEXT_COLUMNS are tried.
+        splits: train, validation, test -> the hub's name of it, where it is another than ours.
 
     Class numbers become class names. Rows without a label (null, or -1 in a set of named classes) are left out, and
     so are splits that have no other rows: GLUE's test sets.
@@ -146,11 +147,11 @@ def read_hub(name: str, columns: Columns) -> dict[str, Dataset]:
             "text and label per line",
         ) from error
     if not isinstance(loaded, DatasetDict) or "train" not in loaded:
-        splits = ", ".join(loaded) if isinstance(loaded, DatasetDict) else "none"
-        raise InputError("dataset", name, f"it has no split train, but {splits}", "Choose a set that has one")
+        present = ", ".join(loaded) if isinstance(loaded, DatasetDict) else "none"
+        raise InputError("dataset", name, f"it has no split train, but {present}", "Choose a set that has one")
     validation = next((split for split in HUB_VALIDATION_SPLITS if split in loaded), "validation")
-    sources = {"train": "train", "validation": validation, "test": "test"}
-    tables = {ours: hub_table(loaded[theirs], columns, name) for ours, theirs in sources.items() if theirs in loaded}
+    sources = {"train": "train", "validation": validation, "test": "test", **splits}
+    tables = {ours: hub_table(loaded[named], columns, name) for ours, named in sources.items() if named in loaded}
     return {split: table for split, table in tables.items() if len(table) > 0}
 
 

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,8 +18,10 @@ from datasets import Dataset
 
 from data.readers import Columns, read_hub, read_jsonl
 from data.stdlib_docs import stdlib_docs
+from data.tasks import Task
 from fedpeptao.errors import InputError
 
+DEFAULT = "stdlib-docs"
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 
 
@@ -40,6 +42,7 @@ class Splits:
 def load_splits(
     dataset: str,
     *,
+    task: Task | None = None,
     validation: str = "",
     test: str = "",
     text_column: str = Columns.text,
@@ -56,6 +59,7 @@ def load_splits(
     Args:
         dataset: "stdlib-docs", the absolute path of a .jsonl file, or a hub's "owner/name" or
             "owner/name:configuration".
+        task: names the labels in the data, and the hub's set where dataset is left at its default.
         validation: absolute path of a .jsonl file; "": the hub's own split, else split from train.
         test: likewise; where a hub's set has validation but no labelled test, validation stands in for test and
             validation is split from train.
@@ -70,8 +74,13 @@ def load_splits(
     """
     check_numbers(validation_fraction, test_fraction, train_examples, test_examples)
     columns = Columns(text_column, text_pair_column, label_column)
-    tables = read_tables(dataset, validation, test, columns)
+    splits: Mapping[str, str] = {}
+    if task is not None and dataset == DEFAULT:
+        dataset, columns, splits = hub_of(task, columns)
+    tables = read_tables(dataset, validation, test, columns, splits)
     paths = {"train": dataset, "validation": validation or dataset, "test": test or dataset}
+    if task is not None:
+        tables = {split: as_task(table, task, split, paths) for split, table in tables.items()}
     check_labels(tables, paths)
     fractions = {"validation": validation_fraction, "test": test_fraction}
     missing = {split: fraction for split, fraction in fractions.items() if split not in tables}
@@ -94,12 +103,37 @@ def order_labels(labels: Iterable[str]) -> list[str]:
     return sorted(distinct, key=lambda label: (int(label), label)) if numeric else sorted(distinct)
 
 
-def read_tables(dataset: str, validation: str, test: str, columns: Columns) -> dict[str, Dataset]:
-    """The splits that exist already, train among them."""
-    if dataset == "stdlib-docs":
+def hub_of(task: Task, columns: Columns) -> tuple[str, Columns, Mapping[str, str]]:
+    """Name, columns and splits of a task's set on the hub; columns that the settings name go before the task's."""
+    if not task.hub:
+        mend = "Give the absolute path of a data file, or add hub to the task"
+        raise InputError("dataset", DEFAULT, f"the task {task.name} names no set on a hub", mend)
+    return task.dataset, task.columns if columns == Columns() else columns, task.splits
+
+
+def as_task(table: Dataset, task: Task, split: str, paths: dict[str, str]) -> Dataset:
+    """The table with the task's labels for its values.
+
+    Raises:
+        InputError: a value that the task does not know, or one text where the task has two.
+    """
+    key = split if paths[split] != paths["train"] else "dataset"
+    if task.pairs and "text_pair" not in table.column_names:
+        problem = f"{split} has no second text, and the task {task.name} is about pairs"
+        raise InputError("text-pair-column", paths[split], problem, "Name its column")
+    labels = task.named(table["label"], key, paths[split])
+    columns = {name: table[name][:] for name in table.column_names if task.pairs or name != "text_pair"}
+    return Dataset.from_dict({**columns, "label": labels})
+
+
+def read_tables(
+    dataset: str, validation: str, test: str, columns: Columns, splits: Mapping[str, str] | None = None
+) -> dict[str, Dataset]:
+    """The splits that exist already, train among them; splits: what a hub calls them, where it is not plain."""
+    if dataset == DEFAULT:
         tables = {"train": stdlib_docs()}
     elif HUB_NAME.fullmatch(dataset) and not dataset.startswith(".") and not dataset.endswith((".jsonl", ".json")):
-        tables = read_hub(dataset, columns)
+        tables = read_hub(dataset, columns, splits or {})
         if "test" not in tables and "validation" in tables and not test:
             tables["test"] = tables.pop("validation")
     elif "/" in dataset or "\\" in dataset or dataset.endswith((".jsonl", ".json")):

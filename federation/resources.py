@@ -13,10 +13,14 @@ from datasets import Dataset
 from data.batches import Encoded, encode
 from data.partition import partition
 from data.sources import Splits, load_splits
+from data.tasks import load_task
 from federation.settings import DataSettings, FederationSettings, ModelSettings, Settings
 from fedpeptao.errors import InputError
 from models.backbone import Backbone, load_backbone
 from models.prompted import PromptedModel
+
+STYLES = {"masked-lm": "mask", "causal-lm": "causal"}
+"""Which template a kind of head needs; the others take texts as they are."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,8 @@ def backbone(settings: Settings) -> Backbone:
 
 def label_words(settings: Settings) -> Mapping[str, str]:
     """The task's label words by label; {} where it has none."""
-    return {}
+    task = load_task(settings.data.task)
+    return {} if task is None else task.words
 
 
 def splits(settings: Settings) -> Splits:
@@ -120,6 +125,7 @@ def _prompted(
 def _splits(data: DataSettings, seed: int) -> Splits:
     return load_splits(
         data.dataset,
+        task=load_task(data.task),
         validation=data.validation,
         test=data.test,
         text_column=data.text_column,
@@ -148,7 +154,14 @@ def _tokenised(data: DataSettings, model: ModelSettings, seed: int, words: tuple
 def _encoded(data: DataSettings, model: ModelSettings, seed: int, words: tuple[str, ...], rows: Dataset) -> Encoded:
     loaded = _backbone(model, seed, words)
     positions = loaded.text_positions(model.prompt_tokens)
-    return encode(rows, loaded.tokenizer, max_length=data.max_length, positions=positions)
+    return encode(
+        rows,
+        loaded.tokenizer,
+        max_length=data.max_length,
+        positions=positions,
+        task=load_task(data.task),
+        style=STYLES.get(loaded.head_kind),
+    )
 
 
 @lru_cache(maxsize=1)

@@ -109,6 +109,7 @@ class ModelSettings:
 class DataSettings:
     """Where texts and labels come from."""
 
+    task: str = _text()
     dataset: str = _place()
     validation: str = _path()
     test: str = _path()

@@ -141,7 +141,7 @@ def needs_hub(settings: Settings) -> bool:
     """Whether the model or the data have to be looked up on the hub."""
     model, dataset = settings.model.model, settings.data.dataset
     model_here = model == "all-MiniLM-L6-v2" or model.startswith("random:") or Path(model).is_absolute()
-    data_here = dataset == "stdlib-docs" or Path(dataset).is_absolute()
+    data_here = Path(dataset).is_absolute() or (dataset == "stdlib-docs" and not settings.data.task)
     return not (model_here and data_here)
 
 

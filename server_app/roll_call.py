@@ -14,6 +14,7 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 
 from data.sources import order_labels
+from data.tasks import load_task
 from federation import records
 from federation.grids import Exchange, exchanges
 from federation.messages import ROLL_CALL, MessageError, RollCallAsk, RollCallReply
@@ -71,7 +72,10 @@ def agree_labels(settings: Settings, found: RollCall) -> tuple[str, ...]:
         InputError: a client has a label that the setting lacks, or there are fewer than two.
     """
     seen = {label for reply in found.replies.values() for label in reply.labels}
-    if not settings.data.labels:
+    task = load_task(settings.data.task)
+    if not settings.data.labels and task is not None:
+        labels = list(task.labels)
+    elif not settings.data.labels:
         labels = order_labels(seen)
     else:
         labels = [label.strip() for label in settings.data.labels.split(",")]

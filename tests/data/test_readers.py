@@ -124,7 +124,7 @@ def glue(columns: dict[str, list[str]], labels: list[int]) -> Dataset:
 def test_hub_set_like_sst2_needs_no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     train = glue({"sentence": ["a", "b", "c"]}, [0, 1, -1])
     calls = hub(monkeypatch, train=train, validation=train, test=glue({"sentence": ["d"]}, [-1]))
-    tables = read_hub("nyu-mll/glue:sst2", Columns())
+    tables = read_hub("nyu-mll/glue:sst2", Columns(), {})
     assert calls == [("nyu-mll/glue", "sst2")]
     assert sorted(tables) == ["train", "validation"]
     assert tables["train"].to_dict() == {"text": ["a", "b"], "label": ["negative", "positive"]}
@@ -133,17 +133,17 @@ def test_hub_set_like_sst2_needs_no_settings(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize("names", [("sentence1", "sentence2"), ("premise", "hypothesis"), ("question", "sentence")])
 def test_hub_pairs_are_found(monkeypatch: pytest.MonkeyPatch, names: tuple[str, str]) -> None:
     hub(monkeypatch, train=glue({names[0]: ["a"], names[1]: ["b"]}, [1]))
-    table = read_hub("owner/name", Columns())["train"]
+    table = read_hub("owner/name", Columns(), {})["train"]
     assert table.to_dict() == {"text": ["a"], "label": ["positive"], "text_pair": ["b"]}
 
 
 def test_hub_columns_by_settings_and_plain_labels(monkeypatch: pytest.MonkeyPatch) -> None:
     train = Dataset.from_dict({"sentence": ["x"], "title": ["a"], "coarse": [3]})
     hub(monkeypatch, train=train, validation_matched=train)
-    tables = read_hub("owner/name", Columns(text="title", label="coarse"))
+    tables = read_hub("owner/name", Columns(text="title", label="coarse"), {})
     assert tables["validation"].to_dict() == {"text": ["a"], "label": ["3"]}
     with pytest.raises(InputError, match="no such column, but sentence, title, coarse") as caught:
-        read_hub("owner/name", Columns())
+        read_hub("owner/name", Columns(), {})
     assert caught.value.key == "label-column"
 
 
@@ -151,10 +151,10 @@ def test_hub_without_train_and_bad_text_are_refused(monkeypatch: pytest.MonkeyPa
     table = Dataset.from_dict({"text": ["a", ""], "label": [0, 1]})
     hub(monkeypatch, test=table)
     with pytest.raises(InputError, match="no split train, but test"):
-        read_hub("owner/name", Columns())
+        read_hub("owner/name", Columns(), {})
     hub(monkeypatch, train=table)
     with pytest.raises(InputError, match="row 1 has the text ''"):
-        read_hub("owner/name", Columns())
+        read_hub("owner/name", Columns(), {})
 
 
 def test_unreachable_hub_says_how_to_give_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,4 +163,4 @@ def test_unreachable_hub_says_how_to_give_a_file(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(readers, "load_dataset", load)
     with pytest.raises(InputError, match=r"Couldn't reach it\).*absolute path of a \.jsonl file"):
-        read_hub("owner/name", Columns())
+        read_hub("owner/name", Columns(), {})

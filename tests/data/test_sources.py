@@ -1,6 +1,7 @@
 import json
 import os
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ import pytest
 from datasets import Dataset
 
 from data import sources
+from data.readers import Columns
 from data.sources import load_splits, order_labels, stratified_order
+from data.tasks import Task, load_task
 from fedpeptao.errors import InputError
 
 
@@ -102,7 +105,7 @@ def test_every_beginning_of_a_stratified_order_is_stratified() -> None:
 def test_hub_validation_stands_in_for_an_absent_test(monkeypatch: pytest.MonkeyPatch) -> None:
     train = Dataset.from_dict({"text": [f"t{i}" for i in range(20)], "label": ["0", "1"] * 10})
     dev = Dataset.from_dict({"text": ["d"], "label": ["1"]})
-    monkeypatch.setattr(sources, "read_hub", lambda name, columns: {"train": train, "validation": dev})
+    monkeypatch.setattr(sources, "read_hub", lambda name, columns, splits: {"train": train, "validation": dev})
     splits = load_splits("nyu-mll/glue:sst2")
     assert splits.test is not None
     assert (len(splits.train), len(splits.validation), splits.test["text"]) == (17, 3, ["d"])
@@ -113,7 +116,7 @@ def test_hub_splits_are_taken_as_they_are(monkeypatch: pytest.MonkeyPatch, tmp_p
         split: Dataset.from_dict({"text": [split, split + "!"], "label": ["0", "1"]})
         for split in ("train", "validation", "test")
     }
-    monkeypatch.setattr(sources, "read_hub", lambda name, columns: dict(tables))
+    monkeypatch.setattr(sources, "read_hub", lambda name, columns, splits: dict(tables))
     splits = load_splits("owner/name")
     assert [splits.train[0]["text"], splits.validation[0]["text"]] == ["train", "validation"]
     own = load_splits("owner/name", test=write(tmp_path / "own.jsonl", [0], "own"))
@@ -191,3 +194,57 @@ def test_real_task(task: str) -> None:
     assert len(splits.train) == 400
     assert order_labels(splits.train["label"]) == ["0", "1"]
     assert ("text_pair" in splits.train.column_names) == (task == "rte")
+
+
+def task(name: str) -> Task:
+    found = load_task(name)
+    assert found is not None
+    return found
+
+
+def test_a_task_names_the_labels_and_refuses_others(tmp_path: Path) -> None:
+    train, dev = write(tmp_path / "a.jsonl", [0, 1, "pos", "neg"] * 5), write(tmp_path / "b.jsonl", ["pos", 2])
+    assert set(load_splits(train, task=task("mr")).train["label"]) == {"negative", "positive"}
+    with pytest.raises(InputError, match="example 2 has the label '2', which the task mr does not know") as caught:
+        load_splits(train, test=dev, task=task("mr"))
+    assert (caught.value.key, caught.value.value) == ("test", dev)
+
+
+def test_a_task_of_pairs_needs_pairs_and_one_of_texts_takes_the_first(tmp_path: Path) -> None:
+    single = write(tmp_path / "a.jsonl", [0, 1] * 10)
+    with pytest.raises(InputError, match="the task rte is about pairs"):
+        load_splits(single, task=task("rte"))
+    pairs = write(tmp_path / "b.jsonl", [0, 1] * 10, text_pair="second")
+    assert load_splits(pairs, task=task("sst2")).train.column_names == ["text", "label"]
+
+
+def test_a_task_alone_loads_its_hub_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def read_hub(name: str, columns: Columns, splits: dict[str, str]) -> dict[str, Dataset]:
+        asked.append((name, columns, splits))
+        rows = {"text": ["t"] * 20, "text_pair": ["u"] * 20, "label": ["entailment", "neutral"] * 10}
+        return {"train": Dataset.from_dict(rows)}
+
+    monkeypatch.setattr(sources, "read_hub", read_hub)
+    splits = load_splits("stdlib-docs", task=task("mnli"))
+    assert asked == [
+        ("nyu-mll/glue:mnli", Columns("premise", "hypothesis", "label"), {"validation": "validation_matched"})
+    ]
+    assert splits.name == "nyu-mll/glue:mnli"
+    with pytest.raises(InputError, match="names no set on a hub"):
+        load_splits("stdlib-docs", task=replace(task("sst2"), hub=""))
+
+
+@pytest.mark.parametrize("name", ["sst2", "mr", "mrpc", "rte", "cola"])
+def test_real_files_are_understood_by_their_tasks(name: str) -> None:
+    folder = os.environ.get("FEDPEPTAO_TASKS")
+    if not folder:
+        pytest.skip("FEDPEPTAO_TASKS names no folder of real tasks (<task>.train.jsonl, <task>.dev.jsonl)")
+    root, one = Path(folder).absolute(), task(name)
+    dev = str(root / f"{name}.dev.jsonl")
+    splits = load_splits(dev, task=one, train_examples=100)
+    assert Counter(splits.train["label"]).keys() == set(one.labels)
+    majority = {"sst2": "positive", "mr": "negative", "mrpc": "equivalent", "rte": "entailment", "cola": "acceptable"}
+    values = [str(json.loads(line)["label"]) for line in Path(dev).read_text(encoding="utf8").splitlines()]
+    assert Counter(one.named(values, "test", dev)).most_common(1)[0][0] == majority[name]
