@@ -54,7 +54,7 @@ def losses_on(
 
     def losses(rows: Tensor, batch: Sequence[int]) -> Tensor:
         model.bind(rows, layout)
-        logits = model.logits(batch_inputs(model.backbone, encoded, batch))
+        logits = model.logits(model_inputs(model, encoded, batch))
         return torch.nn.functional.cross_entropy(logits, wanted[batch])[None]
 
     return losses
@@ -68,7 +68,7 @@ def count(model: PromptedModel, encoded: Encoded, labels: Sequence[str], batch_s
     correct, loss_sum = 0, 0.0
     for start in range(0, len(by_length), batch_size):
         rows = by_length[start : start + batch_size]
-        logits = model.logits(batch_inputs(model.backbone, encoded, rows))
+        logits = model.logits(model_inputs(model, encoded, rows))
         loss_sum += float(torch.nn.functional.cross_entropy(logits, wanted[rows], reduction="sum"))
         correct += int((logits.argmax(dim=1) == wanted[rows]).sum())
     return Counts(len(encoded), correct, loss_sum)
@@ -77,3 +77,13 @@ def count(model: PromptedModel, encoded: Encoded, labels: Sequence[str], batch_s
 def batch_inputs(backbone: Backbone, encoded: Encoded, rows: Sequence[int]) -> dict[str, Tensor]:
     """The model's inputs for some examples, padded to the longest of them, on its device."""
     return pad(encoded, rows, pad_token_id=backbone.tokenizer.pad_token_id, device=backbone.device)
+
+
+def model_inputs(model: PromptedModel, encoded: Encoded, rows: Sequence[int]) -> dict[str, Tensor]:
+    """The same, with what enters the lowest prompted layer where that is kept."""
+    inputs = batch_inputs(model.backbone, encoded, rows)
+    if model.lower is not None:
+        types = encoded.token_type_ids
+        texts = [encoded.input_ids[row] for row in rows]
+        inputs["entering"] = model.lower.states(texts, None if types is None else [types[row] for row in rows])
+    return inputs

@@ -13,6 +13,7 @@ from data.partition import partition
 from data.sources import Splits, load_splits
 from federation.settings import DataSettings, FederationSettings, ModelSettings, Settings
 from models.backbone import Backbone, load_backbone
+from models.hidden_states import DTYPES, StateCache
 from models.prompted import PromptedModel
 
 
@@ -76,7 +77,12 @@ def _backbone(model: ModelSettings, seed: int) -> Backbone:
 def _prompted(model: ModelSettings, seed: int, layers: tuple[int, ...], labels: int) -> PromptedModel:
     loaded = _backbone(model, seed)
     loaded.build_head(model.head, labels)
-    return PromptedModel(loaded, layers, model.prompt_tokens)
+    prompted = PromptedModel(loaded, layers, model.prompt_tokens)
+    if model.backbone_dropout == 0 and model.hidden_cache_mb + model.hidden_cache_disk_mb > 0:
+        megabyte = 2**20
+        sizes = (model.hidden_cache_mb * megabyte, model.hidden_cache_disk_mb * megabyte)
+        prompted.keep_lower_states(StateCache(DTYPES[model.hidden_cache_dtype], *sizes))
+    return prompted
 
 
 @lru_cache(maxsize=1)

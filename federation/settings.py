@@ -99,6 +99,9 @@ class ModelSettings:
     head: str = _choice("linear", "model")
     prompt_tokens: int = _whole(1)
     prompt_init_std: float = _at_least(0)
+    hidden_cache_mb: int = _whole(0)
+    hidden_cache_disk_mb: int = _whole(0)
+    hidden_cache_dtype: str = _choice("float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from torch.func import functional_call
 from fedpeptao.errors import InputError
 from models.backbone import Backbone
 from models.head import HeadLinear
+from models.hidden_states import LowerLayers, StateCache
 from models.layout import Entry, Layout
 
 _HEAD_STD = 0.02
@@ -49,6 +50,7 @@ class PromptedModel:
         shapes = {name: tuple(value.shape) for name, value in backbone.model.named_parameters()}
         head = [Entry(f"head.{name}", None, shapes[name]) for name in backbone.head.names]
         self.layout = Layout((*prompts, *head))
+        self.lower: LowerLayers | None = None
         self._values: dict[str, Tensor] | None = None
         self._owner: Tensor | None = None
 
@@ -92,7 +94,8 @@ class PromptedModel:
         """Class scores [B, classes], float32.
 
         inputs: input_ids and attention_mask int64 [B, T], padded on the right; token_type_ids where the model has
-        them. RuntimeError before `bind`.
+        them; `entering` [B, T, d], hidden states of `lower`, to begin at the lowest prompted layer. RuntimeError
+        before `bind`.
         """
         if self._values is None:
             raise RuntimeError("no parameters are bound: call bind first")
@@ -104,8 +107,16 @@ class PromptedModel:
         head = {name: self._values[f"head.{name}"] for name in self._head_names()}
         if not several:
             head = {name: value[0] for name, value in head.items()}
-        with self._in_place(self._values):
+        with self._in_place(self._values), self._beginning(inputs.get("entering")):
             return functional_call(self.backbone.model, head, kwargs=arguments).logits.float()
+
+    def keep_lower_states(self, cache: StateCache) -> None:
+        """From now on `lower` knows what enters the lowest prompted layer; nothing changes where that is layer 0."""
+        if self.layers and self.layers[0] > 0:
+            self.lower = LowerLayers(self.backbone, self.layers[0], self.prompt_tokens, cache)
+
+    def _beginning(self, entering: Tensor | None) -> AbstractContextManager[None]:
+        return nullcontext() if entering is None else self.backbone.entering(self.layers[0], entering)
 
     def _head_names(self) -> tuple[str, ...]:
         return tuple(name.removeprefix("head.") for name in self.layout.names if name.startswith("head."))
