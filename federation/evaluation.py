@@ -60,6 +60,24 @@ def losses_on(
     return losses
 
 
+def stack_losses_on(
+    model: PromptedModel, encoded: Encoded, labels: Sequence[str], layout: Layout | None = None
+) -> Callable[[Tensor, Sequence[Sequence[int]]], Tensor]:
+    """The same for several clients in one forward pass: rows [a, R] and each client's examples, to its mean cross-entropy [a]."""
+    wanted = targets(encoded, labels).to(model.backbone.device)
+
+    def losses(rows: Tensor, batch: Sequence[Sequence[int]]) -> Tensor:
+        sizes = [len(examples) for examples in batch]
+        examples = [example for own in batch for example in own]
+        owner = torch.arange(len(rows)).repeat_interleave(torch.tensor(sizes)).to(rows.device)
+        model.bind(rows, layout, owner)
+        logits = model.logits(model_inputs(model, encoded, examples))
+        parts = zip(torch.split(logits, sizes), torch.split(wanted[examples], sizes), strict=True)
+        return torch.stack([torch.nn.functional.cross_entropy(scores, classes) for scores, classes in parts])
+
+    return losses
+
+
 @torch.no_grad()
 def count(model: PromptedModel, encoded: Encoded, labels: Sequence[str], batch_size: int) -> Counts:
     """Evaluates the parameters that are bound to the model now, in batches of similar length."""
