@@ -6,7 +6,7 @@ A client that fails is data: its answer says why, the others of the same node an
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 from flwr.app import Context, Message
@@ -47,8 +47,10 @@ def train(message: Message, context: Context) -> Message:
     settings = _settings(context)
     ask, layout, codec, store = _open(message, settings, context)
     accepted = dict(zip(ask.clients, ask.accepted, strict=True))
-    replies = _answers(
+    replies = _answers_together(
         ask.clients,
+        settings.local.clients_together,
+        lambda group: host.train_together(settings, ask, group, accepted, store),
         lambda client: host.train(settings, ask, client, accepted[client], store),
         lambda client, why: TrainReply(client, ask.round, fault=why),
     )
@@ -114,4 +116,25 @@ def _answers(clients: Iterable[int], work: Callable[[int], Reply], failed: Calla
         except Exception as error:  # whatever it is, the other clients of this node must still answer
             logger.exception("client %d failed", client)
             replies.append(failed(client, f"{type(error).__name__}: {error}"))
+    return replies
+
+
+def _answers_together(
+    clients: Sequence[int],
+    size: int,
+    together: Callable[[Sequence[int]], list[Reply]],
+    alone: Callable[[int], Reply],
+    failed: Callable[[int, str], Reply],
+) -> list[Reply]:
+    """The same, so many at a time; in a group that raises each works alone, so that only the one at fault fails."""
+    replies: list[Reply] = []
+    for start in range(0, len(clients), size):
+        group = clients[start : start + size]
+        if len(group) > 1:
+            try:
+                replies += together(group)
+                continue
+            except Exception:  # one by one it is known whose it was
+                logger.exception("clients %s failed together: each goes on alone", list(group))
+        replies += _answers(group, alone, failed)
     return replies

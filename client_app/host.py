@@ -5,20 +5,21 @@ The model and the data are the process's (federation/resources.py); a client's o
 
 from __future__ import annotations
 
+import itertools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from client_app.local_update import SGD, Adam, DeviceOptimizer, Moments, Pull, SharedAdam, local_update
+from client_app.local_update import SGD, Adam, DeviceOptimizer, LocalResult, Moments, Pull, SharedAdam, local_update
 from client_app.state import ClientState, StateStore
 from data.batches import Encoded, length_batches, score_batches
 from federation import resources
 from federation.codec import make_codec, rounded
-from federation.evaluation import Counts, batch_inputs, count, losses_on
+from federation.evaluation import Counts, batch_inputs, count, stack_losses_on
 from federation.messages import Ask, EvaluateReply, Evaluation, RollCallReply, TrainReply
 from federation.randomness import generator, torch_seed
 from federation.settings import Settings
@@ -72,7 +73,8 @@ class Start:
         row: x_i, [R] float32.
         initial: the shared model: what was received, and the common initial values elsewhere, [R] float32.
         control: c_i, [R_s]; zeros where there is none of this epoch.
-        moments: Adam's, to go on with; None to start anew.
+        moments: Adam's m and v, [2, R], to go on with; None to start anew.
+        moments_steps: optimiser steps behind them.
         state_round: the round of that state; 0 for a new one.
     """
 
@@ -82,7 +84,8 @@ class Start:
     row: Tensor
     initial: Tensor
     control: Tensor
-    moments: Moments | None
+    moments: Tensor | None
+    moments_steps: int
     state_round: int
 
 
@@ -102,13 +105,19 @@ def start(settings: Settings, ask: Ask, client: int, accepted: int, store: State
         row=layout.flatten({**values, **own, **travelling}),
         initial=layout.flatten({**values, **travelling}),
         control=torch.zeros(len(ask.shared)) if control is None else control,
-        moments=_moments(state, model.backbone.device) if state.warm_up == ask.warm_up else None,
+        moments=state.moments if state.warm_up == ask.warm_up else None,
+        moments_steps=state.steps,
         state_round=state.round,
     )
 
 
-def _moments(state: ClientState, device: torch.device) -> Moments | None:
-    return None if state.moments is None else Moments(state.steps, *state.moments[:, None].to(device))
+def _moments(begun: Sequence[Start], device: torch.device) -> Moments | None:
+    """Of a stack; zeros after 0 steps for who starts anew among others that go on."""
+    if all(one.moments is None for one in begun):
+        return None
+    pairs = [torch.zeros(2, len(one.row)) if one.moments is None else one.moments for one in begun]
+    m, v = torch.stack(pairs, dim=1).to(device)
+    return Moments(tuple(0 if one.moments is None else one.moments_steps for one in begun), m, v)
 
 
 def travelling_layout(settings: Settings, layers: tuple[int, ...], labels: Sequence[str]) -> Layout:
@@ -118,54 +127,90 @@ def travelling_layout(settings: Settings, layers: tuple[int, ...], labels: Seque
 
 
 def train(settings: Settings, ask: Ask, client: int, accepted: int, store: StateStore) -> TrainReply:
-    """Evaluates what it received, trains, keeps what stays here, and answers with Delta_i (section 2.4).
+    """A round of one client; see `train_together`."""
+    (reply,) = train_together(settings, ask, [client], {client: accepted}, store)
+    return reply
+
+
+def train_together(
+    settings: Settings, ask: Ask, clients: Sequence[int], accepted: Mapping[int, int], store: StateStore
+) -> list[TrainReply]:
+    """Evaluates what each received, trains them as one stack, keeps what stays here, and answers with Delta_i (section 2.4).
+
+    Several clients share each forward pass, with parameters, clipping and moments of their own: their gradients are those
+    that each would have alone, but for rounding.
 
     Raises:
-        FloatingPointError: training diverged.
+        FloatingPointError: training diverged, of one of them.
     """
-    begun = start(settings, ask, client, accepted, store)
-    train_shard, validation_shard = shard_of(settings, client)
-    evaluation = _evaluate(settings, begun, validation_shard, ask.labels, shared_too=False)
-    device = begun.model.backbone.device
-    d = None if ask.control is None else (ask.control - begun.control)[None].to(device)
-    blocks = begun.layout.select(travelling_names(begun.model.layout, ask.layers)).blocks
+    clients = sorted(clients, key=lambda client: -_steps(settings, client))  # the stack shrinks from below
+    begun = [start(settings, ask, client, accepted[client], store) for client in clients]
+    evaluations = [
+        _evaluate(settings, one, shard_of(settings, client)[1], ask.labels, shared_too=False)
+        for client, one in zip(clients, begun, strict=True)
+    ]
+    first = begun[0]
+    model, layout, device = first.model, first.layout, first.model.backbone.device
+    d = None if ask.control is None else torch.stack([ask.control - one.control for one in begun]).to(device)
+    blocks = layout.select(travelling_names(model.layout, ask.layers)).blocks
     shared_moments = settings.local.device_second_moment == "shared" and not ask.warm_up
-    optimizer = device_optimizer(settings, ask, blocks, device, begun.moments)
-    torch.manual_seed(torch_seed(settings.federation.seed, "dropout", client, ask.round))
-    begun.model.backbone.train(True)
+    optimizer = device_optimizer(settings, ask, blocks, device, _moments(begun, device))
+    torch.manual_seed(torch_seed(settings.federation.seed, "dropout", clients[0], ask.round))
+    model.backbone.train(True)
     try:
         result = local_update(
-            begun.row[None].to(device),
-            _batches(settings, train_shard, client, ask.round),
-            losses_on(begun.model, train_shard, ask.labels, begun.layout),
+            torch.stack([one.row for one in begun]).to(device),
+            _stacked_batches(settings, clients, ask.round),
+            stack_losses_on(model, resources.tokenised(settings).train, ask.labels, layout),
             optimizer,
             d,
             blocks if shared_moments else (),
-            _pull(settings, ask, begun.shared),
+            _pull(settings, ask, first.shared),
+            active=len,
         )
     finally:
-        begun.model.backbone.train(False)
-        begun.model.unbind()
-    row = result.rows[0].cpu()
+        model.backbone.train(False)
+        model.unbind()
+    moments = optimizer.moments if isinstance(optimizer, Adam) and not settings.local.restart_moments else None
+    return [
+        _finish(settings, ask, client, one, evaluation, result, place, moments, store)
+        for place, (client, one, evaluation) in enumerate(zip(clients, begun, evaluations, strict=True))
+    ]
+
+
+def _finish(
+    settings: Settings,
+    ask: Ask,
+    client: int,
+    begun: Start,
+    evaluation: Evaluation,
+    result: LocalResult,
+    place: int,
+    moments: Moments | None,
+    store: StateStore,
+) -> TrainReply:
+    """Keeps what stays of a client, and its answer; place: in the stack."""
+    row, steps = result.rows[place].cpu(), result.steps[place]
     delta = rounded(make_codec(settings.server.precision), ask.shared - row[: begun.shared])
     control = None
     if ask.control is not None:
-        control = begun.control + delta / (result.steps * settings.local.learning_rate) - ask.control
+        control = begun.control + delta / (steps * settings.local.learning_rate) - ask.control
     kept = ClientState(ask.round, ask.epoch, _staying(begun, ask, row), control, warm_up=ask.warm_up)
-    if not settings.local.restart_moments and isinstance(optimizer, Adam):
-        moments = optimizer.moments
-        kept = replace(kept, moments=torch.cat([moments.m, moments.v]).cpu(), steps=moments.t)
+    if moments is not None:
+        own = torch.stack([moments.m[place], moments.v[place]]).cpu()
+        kept = replace(kept, moments=own, steps=moments.t[place])
     store.keep(client, kept)
+    shared_moments = result.second_moments.shape[1] > 0
     return TrainReply(
         client=client,
         round=ask.round,
-        examples=len(train_shard),
-        steps=result.steps,
-        train_loss=float(result.losses[0]),
+        examples=len(resources.shards(settings).train[client]),
+        steps=steps,
+        train_loss=float(result.losses[place]),
         control_round=begun.state_round,
         evaluation=evaluation,
         delta=delta,
-        second_moments=result.second_moments[0].to(torch.float32) if shared_moments else None,
+        second_moments=result.second_moments[place].to(torch.float32) if shared_moments else None,
     )
 
 
@@ -200,6 +245,18 @@ def device_optimizer(
     sizes = torch.tensor([block.stop - block.start for block in blocks])
     vbar = ask.second_moments.repeat_interleave(sizes).to(device)
     return SharedAdam(local.learning_rate, local.weight_decay, local.clip_norm, vbar, moments)
+
+
+def _steps(settings: Settings, client: int) -> int:
+    return settings.local.steps(len(resources.shards(settings).train[client]))
+
+
+def _stacked_batches(settings: Settings, clients: Sequence[int], round_number: int) -> Iterator[list[list[int]]]:
+    """Step by step the batch of each client that has one left; clients: the longest first. Rows of the whole training data."""
+    rows = resources.shards(settings).train
+    each = [_batches(settings, shard_of(settings, client)[0], client, round_number) for client in clients]
+    for step in itertools.zip_longest(*each):
+        yield [rows[client][batch].tolist() for client, batch in zip(clients, step, strict=True) if batch is not None]
 
 
 def _batches(settings: Settings, shard: Encoded, client: int, round_number: int) -> Iterator[list[int]]:

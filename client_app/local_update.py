@@ -8,7 +8,8 @@
     proximal:     grad <- grad + mu ( x_i - x ) on the shared part             (FedProx, arXiv 1812.06127)
 
 It works on a stack [C, R] of parameter vectors: C clients, each with its own gradient, clipping and moments; of the R
-parameters those that travel come first. The model appears only as a function from such a stack to one loss per client.
+parameters those that travel come first. Clients with fewer steps come last and leave the stack from below. The model
+appears only as a function from such a stack to one loss per client.
 """
 
 from __future__ import annotations
@@ -30,7 +31,10 @@ class DeviceOptimizer(Protocol):
     """One step on a stack, in place; a fresh one each round, so that moments restart."""
 
     def step(self, x: Tensor, grad: Tensor, d: Tensor | None) -> None:
-        """x, grad: [C, R]; d: c - c_i, [C, shared], or None without device correction."""
+        """x, grad: [a, R], the first a clients of the stack; d: c - c_i, [a, shared], or None without device correction.
+
+        a never grows from step to step.
+        """
 
 
 @dataclass
@@ -47,9 +51,9 @@ class SGD:
 
 @dataclass(frozen=True)
 class Moments:
-    """Adam's, over a stack [C, R]; t: the steps behind them. A round begins with none, unless restart-moments = false."""
+    """Adam's, over a stack [C, R]; t: the steps behind each client's. A round begins with none if moments restart."""
 
-    t: int
+    t: tuple[int, ...]
     m: Tensor
     v: Tensor
 
@@ -59,7 +63,7 @@ class Adam:
 
     def __init__(self, eta: float, weight_decay: float, clip_norm: float, moments: Moments | None = None) -> None:
         self.eta, self.weight_decay, self.clip_norm = eta, weight_decay, clip_norm
-        self.moments = moments or Moments(0, torch.zeros(()), torch.zeros(()))
+        self.moments = moments  # none before the first step
 
     def step(self, x: Tensor, grad: Tensor, d: Tensor | None) -> None:
         """x <- x - eta (mhat/(sqrt(vhat) + eps) + wd x), then x <- x - eta d on the shared part."""
@@ -69,11 +73,23 @@ class Adam:
             x[:, : d.shape[1]].sub_(d, alpha=self.eta)
 
     def _moments(self, g: Tensor) -> tuple[Tensor, Tensor]:
-        t = self.moments.t + 1
-        m = BETA_1 * self.moments.m + (1 - BETA_1) * g
-        v = BETA_2 * self.moments.v + (1 - BETA_2) * g * g
-        self.moments = Moments(t, m, v)
-        return m / (1 - BETA_1**t), v / (1 - BETA_2**t)
+        """mhat and vhat [a, R]; those of clients that are done stay as they are."""
+        old = self.moments or Moments((0,) * len(g), torch.zeros_like(g), torch.zeros_like(g))
+        a = len(g)
+        t = tuple(steps + 1 for steps in old.t[:a])
+        m = BETA_1 * old.m[:a] + (1 - BETA_1) * g
+        v = BETA_2 * old.v[:a] + (1 - BETA_2) * g * g
+        self.moments = Moments(t + old.t[a:], _with_rest(m, old.m), _with_rest(v, old.v))
+        return m / _start(BETA_1, t, g), v / _start(BETA_2, t, g)
+
+
+def _with_rest(rows: Tensor, old: Tensor) -> Tensor:
+    return rows if len(rows) == len(old) else torch.cat([rows, old[len(rows) :]])
+
+
+def _start(beta: float, t: Sequence[int], like: Tensor) -> Tensor:
+    """1 - beta^t of each client, [a, 1]."""
+    return torch.tensor([[1 - beta**steps] for steps in t], dtype=like.dtype, device=like.device)
 
 
 class SharedAdam(Adam):
@@ -114,13 +130,13 @@ class LocalResult:
 
     Attributes:
         rows: x_i, [C, R].
-        steps: K_i.
+        steps: K_i of each client, [C].
         losses: mean training loss per client over its steps, [C].
         second_moments: s_i, mean over the block and the steps of grad^2, [C, blocks].
     """
 
     rows: Tensor
-    steps: int
+    steps: tuple[int, ...]
     losses: Tensor
     second_moments: Tensor
 
@@ -133,41 +149,43 @@ def local_update(
     d: Tensor | None = None,
     blocks: Sequence[slice] = (),
     pull: Pull | None = None,
+    active: Callable[[Batch], int] | None = None,
 ) -> LocalResult:
     """Trains a stack of clients on as many batches as there are.
 
     Args:
         rows: where each client starts, [C, R]; left as it is.
-        batches: K_i of them, each holding every client's examples.
-        losses: mean loss per client for a stack and a batch.
+        batches: one a step, each holding the examples of the first a clients; a never grows.
+        losses: mean loss [a] for the first a rows of a stack and a batch.
         optimizer: fresh for this round.
         d: c - c_i, [C, shared].
         blocks: the blocks of shared parameters whose squared gradients are averaged.
         pull: FedProx's, back to the start.
+        active: a of a batch; all clients by default.
 
     Raises:
         FloatingPointError: a loss, or parameters at the end, that are not finite.
     """
     x = rows.detach().clone()
-    steps, loss_sum = 0, torch.zeros(len(x), dtype=torch.float64)
+    steps, loss_sum = torch.zeros(len(x), dtype=torch.long), torch.zeros(len(x), dtype=torch.float64)
     squares = torch.zeros(len(x), len(blocks), dtype=torch.float64)
     for batch in batches:
-        grad, loss = gradient(x, batch, losses)
+        a = len(x) if active is None else active(batch)
+        grad, loss = gradient(x[:a], batch, losses)
         if not torch.isfinite(loss).all():
-            raise FloatingPointError(
-                f"the training loss is {loss.tolist()} at step {steps + 1}: try a lower learning-rate"
-            )
+            step = int(steps[0]) + 1
+            raise FloatingPointError(f"the training loss is {loss.tolist()} at step {step}: try a lower learning-rate")
         for b, block in enumerate(blocks):
-            squares[:, b] += grad[:, block].to(torch.float64).square().mean(dim=1).cpu()
+            squares[:a, b] += grad[:, block].to(torch.float64).square().mean(dim=1).cpu()
         if pull is not None:
-            grad = _plus(grad, pull.mu * (x - rows)[:, : pull.shared])
-        optimizer.step(x, grad, d)
-        steps += 1
-        loss_sum += loss.to(torch.float64).cpu()
+            grad = _plus(grad, pull.mu * (x[:a] - rows[:a])[:, : pull.shared])
+        optimizer.step(x[:a], grad, None if d is None else d[:a])
+        steps[:a] += 1
+        loss_sum[:a] += loss.to(torch.float64).cpu()
     if not torch.isfinite(x).all():  # a finite loss may have a gradient that is not
-        raise FloatingPointError(f"parameters are not finite after step {steps}: try a lower learning-rate")
-    divisor = max(1, steps)
-    return LocalResult(x, steps, loss_sum / divisor, squares / divisor)
+        raise FloatingPointError(f"parameters are not finite after step {int(steps[0])}: try a lower learning-rate")
+    divisor = steps.clamp_min(1)
+    return LocalResult(x, tuple(steps.tolist()), loss_sum / divisor, squares / divisor[:, None])
 
 
 def gradient(x: Tensor, batch: Batch, losses: Losses[Batch]) -> tuple[Tensor, Tensor]:

@@ -219,8 +219,9 @@ class Federation:
             control = control + delta / (steps * eta) - c
         pending = ClientState(self.state.round + 1, epoch, {}, control)
         if isinstance(optimizer, Adam) and not self.settings.local.restart_moments:
+            assert optimizer.moments is not None
             stack = torch.cat([optimizer.moments.m, optimizer.moments.v])
-            pending = replace(pending, moments=stack, steps=optimizer.moments.t)
+            pending = replace(pending, moments=stack, steps=optimizer.moments.t[0])
         self.store.keep(client, pending)
         shared = self.settings.local.device_second_moment == "shared"
         moments = result.second_moments[0] if shared else None
@@ -250,7 +251,7 @@ class Federation:
 
     def _optimizer(self, kept: ClientState) -> DeviceOptimizer:
         local = self.settings.local
-        moments = None if kept.moments is None else Moments(kept.steps, *kept.moments[:, None])
+        moments = None if kept.moments is None else Moments((kept.steps,), *kept.moments[:, None])
         if local.device_optimizer == "sgd":
             return SGD(local.learning_rate, local.clip_norm)
         if local.device_second_moment == "shared" and self.state.vbar is not None:

@@ -54,7 +54,27 @@ def losses_on(
 
     def losses(rows: Tensor, batch: Sequence[int]) -> Tensor:
         model.bind(rows, layout)
-        return model.loss(batch_inputs(model.backbone, encoded, batch), wanted[batch])[None]
+        return model.loss(model_inputs(model, encoded, batch), wanted[batch])[None]
+
+    return losses
+
+
+def stack_losses_on(
+    model: PromptedModel, encoded: Encoded, labels: Sequence[str], layout: Layout | None = None
+) -> Callable[[Tensor, Sequence[Sequence[int]]], Tensor]:
+    """The same for several clients in one forward pass: rows [a, R] and each client's examples, to its mean cross-entropy [a]."""
+    wanted = targets(encoded, labels).to(model.backbone.device)
+
+    def losses(rows: Tensor, batch: Sequence[Sequence[int]]) -> Tensor:
+        sizes = [len(examples) for examples in batch]
+        examples = [example for own in batch for example in own]
+        owner = torch.arange(len(rows)).repeat_interleave(torch.tensor(sizes)).to(rows.device)
+        model.bind(rows, layout, owner)
+        inputs = model_inputs(model, encoded, examples)
+        if len(batch) == 1:  # the bits of `losses_on`
+            return model.loss(inputs, wanted[examples])[None]
+        each = model.loss(inputs, wanted[examples], "none")
+        return torch.stack([own.mean() for own in torch.split(each, sizes)])
 
     return losses
 
@@ -67,7 +87,7 @@ def count(model: PromptedModel, encoded: Encoded, labels: Sequence[str], batch_s
     correct, loss_sum = 0, 0.0
     for start in range(0, len(by_length), batch_size):
         rows = by_length[start : start + batch_size]
-        logits = model.logits(batch_inputs(model.backbone, encoded, rows))
+        logits = model.logits(model_inputs(model, encoded, rows))
         loss_sum += float(model.loss_of(logits, wanted[rows], "sum"))
         correct += int((logits.argmax(dim=1) == wanted[rows]).sum())
     return Counts(len(encoded), correct, loss_sum)
@@ -76,3 +96,13 @@ def count(model: PromptedModel, encoded: Encoded, labels: Sequence[str], batch_s
 def batch_inputs(backbone: Backbone, encoded: Encoded, rows: Sequence[int]) -> dict[str, Tensor]:
     """The model's inputs for some examples, padded to the longest of them, on its device."""
     return pad(encoded, rows, pad_token_id=backbone.tokenizer.pad_token_id, device=backbone.device)
+
+
+def model_inputs(model: PromptedModel, encoded: Encoded, rows: Sequence[int]) -> dict[str, Tensor]:
+    """The same, with what enters the lowest prompted layer where that is kept."""
+    inputs = batch_inputs(model.backbone, encoded, rows)
+    if model.lower is not None:
+        types = encoded.token_type_ids
+        texts = [encoded.input_ids[row] for row in rows]
+        inputs["entering"] = model.lower.states(texts, None if types is None else [types[row] for row in rows])
+    return inputs

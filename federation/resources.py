@@ -17,6 +17,7 @@ from data.tasks import load_task
 from federation.settings import DataSettings, FederationSettings, ModelSettings, Settings
 from fedpeptao.errors import InputError
 from models.backbone import Backbone, load_backbone
+from models.hidden_states import DTYPES, StateCache
 from models.prompted import PromptedModel
 
 STYLES = {"masked-lm": "mask", "causal-lm": "causal"}
@@ -118,7 +119,12 @@ def _prompted(
 ) -> PromptedModel:
     loaded = _backbone(model, seed, task)
     loaded.build_head("auto", labels, words)
-    return PromptedModel(loaded, layers, model.prompt_tokens, model.label_loss)
+    prompted = PromptedModel(loaded, layers, model.prompt_tokens, model.label_loss)
+    if model.backbone_dropout == 0 and model.hidden_cache_mb + model.hidden_cache_disk_mb > 0:
+        megabyte = 2**20
+        sizes = (model.hidden_cache_mb * megabyte, model.hidden_cache_disk_mb * megabyte)
+        prompted.keep_lower_states(StateCache(DTYPES[model.hidden_cache_dtype], *sizes))
+    return prompted
 
 
 @lru_cache(maxsize=1)

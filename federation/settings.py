@@ -103,6 +103,9 @@ class ModelSettings:
     label_loss: str = _choice("vocabulary", "label-words")
     prompt_tokens: int = _whole(1)
     prompt_init_std: float = _at_least(0)
+    hidden_cache_mb: int = _whole(0)
+    hidden_cache_disk_mb: int = _whole(0)
+    hidden_cache_dtype: str = _choice("float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
@@ -169,6 +172,7 @@ class LocalSettings:
     proximal: float = _at_least(0)
     weight_decay: float = _at_least(0)
     clip_norm: float = _above(0)
+    clients_together: int = _whole(1)
 
     def steps(self, examples: int) -> int:
         """K_i of a client with so many examples: E ceil(n_i / batch size)."""
@@ -319,6 +323,9 @@ def _check_together(s: Settings) -> None:
         if not s.local.restart_moments:
             mend = "Set device-optimizer to adam, or restart-moments to true"
             raise InputError("restart-moments", False, "sgd has no moments to go on with", mend)
+    if s.local.clients_together > 1 and s.model.backbone_dropout > 0:
+        problem = f"with backbone-dropout = {s.model.backbone_dropout:g} a client's result would depend on its company"
+        raise InputError("clients-together", s.local.clients_together, problem, "Set one of them to its default")
     _check_variant(s)
     _check_estimator(s)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from fedpeptao.errors import InputError
 from models import head as heads
+from models import skipping
 from models.attention import PromptSlot
 from models.checkpoint import Checkpoint, Form, fingerprint, open_checkpoint
 from models.label_words import word_tokens
@@ -52,6 +53,7 @@ class Backbone:
         self.autocast: torch.dtype | None = None
         self._classes = 0
         self._blocks, self._missing, self._dropout = probed.blocks, checkpoint.missing, dropout
+        self._as_tuple = False  # how blocks return; known once one has run
         self._held = heads.held_outside_base(self.model, checkpoint.missing)
         self._gather: Gather | None = None
         self._word_positions = 0  # behind a text, for the tokens of a word that the model reads
@@ -151,6 +153,32 @@ class Backbone:
         taken = {key: value.to(self.device) for key, value in inputs.items() if key in self._arguments}
         taken.setdefault("attention_mask", torch.ones_like(taken["input_ids"]))
         return taken
+
+    @torch.no_grad()
+    def states_entering(self, layer: int, inputs: dict[str, Tensor], prompt_tokens: int) -> Tensor:
+        """Hidden states [B, T, d] that enter `layer`, dropout off; what lies above is not computed.
+
+        Positions are shifted by `prompt_tokens`, as in a forward pass with prompts.
+        """
+        arguments = self.forward_arguments(inputs)
+        positions = self.position_ids(arguments["input_ids"], arguments["attention_mask"], prompt_tokens)
+        if positions is not None:
+            arguments["position_ids"] = positions
+        training = self.model.training
+        self.model.train(False)
+        try:
+            with self.precision(), skipping.stop_before(self._blocks, layer) as caught, suppress(skipping.Reached):
+                self.model.base_model(**arguments)
+        finally:
+            self.model.train(training)
+        if caught.states is None:
+            raise RuntimeError(f"layer {layer} of {self.name} was never reached")
+        self._as_tuple = caught.as_tuple
+        return caught.states
+
+    def entering(self, layer: int, states: Tensor) -> AbstractContextManager[None]:
+        """While it is open, a forward pass runs no layer below `layer`, which `states` of `states_entering` enter."""
+        return skipping.skip_to(self._blocks, layer, states, self._as_tuple)
 
     @torch.no_grad()
     def block_outputs(self, inputs: dict[str, Tensor]) -> list[Tensor]:

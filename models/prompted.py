@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from torch.nn import functional
 from fedpeptao.errors import InputError
 from models.backbone import Backbone
 from models.head import HeadLinear
+from models.hidden_states import LowerLayers, StateCache
 from models.layout import Entry, Layout
 
 _HEAD_STD = 0.02
@@ -52,6 +53,7 @@ class PromptedModel:
         shapes = {name: tuple(value.shape) for name, value in backbone.model.named_parameters()}
         head = [Entry(f"head.{name}", None, shapes[name]) for name in backbone.head.names]
         self.layout = Layout((*prompts, *head))
+        self.lower: LowerLayers | None = None
         self._values: dict[str, Tensor] | None = None
         self._owner: Tensor | None = None
 
@@ -83,7 +85,8 @@ class PromptedModel:
         if rows.shape[0] > 1:
             if owner is None:
                 raise ValueError(f"rows of {rows.shape[0]} clients need an owner for each text of the batch")
-            self._check_linear()
+            if other := self.of_one_client():
+                raise ValueError(f"{', '.join(other)} cannot differ by row of a batch: bind one client at a time")
         self._values = layout.unflatten(rows)
         self._owner = owner if rows.shape[0] > 1 else None
 
@@ -95,7 +98,9 @@ class PromptedModel:
         """Class scores [B, classes], float32; with a language model's head log p(label word | text), section 2.7.
 
         inputs: input_ids and attention_mask int64 [B, T], padded on the right; token_type_ids where the model has them;
-        answer_at int64 [B] for a language model's head: the mask, or the last token before the label word. RuntimeError
+        answer_at int64 [B] for a language model's head: the mask, or the last token before the label word; `entering`
+        [B, T, d], hidden states of `lower`, to begin at the lowest prompted layer (not where words of several tokens
+        follow the texts: such rows run whole). RuntimeError
         before `bind`.
         """
         if (head := self.backbone.language) is not None:
@@ -146,9 +151,17 @@ class PromptedModel:
         head = {name: self._values[f"head.{name}"] for name in self._head_names()}
         if not several:
             head = {name: value[0] for name, value in head.items()}
-        with self._in_place(self._values, owner), self.backbone.precision():
+        with self._in_place(self._values, owner), self.backbone.precision(), self._beginning(inputs.get("entering")):
             logits = functional_call(self.backbone.model, head, kwargs=arguments).logits
         return logits.float()
+
+    def keep_lower_states(self, cache: StateCache) -> None:
+        """From now on `lower` knows what enters the lowest prompted layer; nothing changes where that is layer 0."""
+        if self.layers and self.layers[0] > 0:
+            self.lower = LowerLayers(self.backbone, self.layers[0], self.prompt_tokens, cache)
+
+    def _beginning(self, entering: Tensor | None) -> AbstractContextManager[None]:
+        return nullcontext() if entering is None else self.backbone.entering(self.layers[0], entering)
 
     def _head_names(self) -> tuple[str, ...]:
         return tuple(name.removeprefix("head.") for name in self.layout.names if name.startswith("head."))
@@ -159,9 +172,9 @@ class PromptedModel:
             module = self.backbone.model.get_submodule(name.rpartition(".")[0])
             yield name, module if isinstance(module, HeadLinear) else None
 
-    def _check_linear(self) -> None:
-        if other := [name for name, module in self._head_linears() if module is None]:
-            raise ValueError(f"{', '.join(other)} cannot differ by row of a batch: bind one client at a time")
+    def of_one_client(self) -> list[str]:
+        """Head parameters that cannot differ by row of a batch; where there are any, one client is bound at a time."""
+        return [name for name, module in self._head_linears() if module is None]
 
     @contextmanager
     def _in_place(self, values: dict[str, Tensor], owner: Tensor | None) -> Iterator[None]:

@@ -159,7 +159,8 @@ def test_moments_that_go_on_are_one_long_round(name: str) -> None:
         "adam": Adam(ETA, DECAY, 0.8, optimizer.moments),
         "shared": SharedAdam(ETA, DECAY, 0.8, VBAR, optimizer.moments),
     }
-    assert optimizer.moments.t == 3
+    assert optimizer.moments is not None
+    assert optimizer.moments.t == (3,)
     whole = local_update(start(), given, curved, OPTIMIZERS[name](0.8), D).rows
     assert torch.equal(local_update(half, given[3:], curved, further[name], D).rows, whole)
 
@@ -221,12 +222,12 @@ def test_the_proximal_term_is_not_in_the_second_moments() -> None:
 def test_counts_steps_and_averages_losses() -> None:
     given = [torch.tensor([[1.0]]), torch.tensor([[3.0]])]
     result = local_update(torch.tensor([[2.0]]), given, given_gradient, SGD(0.5, 1e9))
-    assert (result.steps, result.losses.tolist(), result.rows.tolist()) == (2, [(2 + 3 * 1.5) / 2], [[0.0]])
+    assert (result.steps, result.losses.tolist(), result.rows.tolist()) == ((2,), [(2 + 3 * 1.5) / 2], [[0.0]])
 
 
 def test_no_batches_no_steps() -> None:
     result = local_update(start(), [], curved, SGD(0.5, 1))
-    assert result.steps == 0
+    assert result.steps == (0,)
     assert torch.equal(result.rows, start())
 
 

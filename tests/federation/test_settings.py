@@ -98,6 +98,10 @@ BAD: list[tuple[str, Scalar, str]] = [
     ("weight-decay", -1e-9, "at least 0"),
     ("clip-norm", 0.0, "above 0"),
     ("prompt-init-std", -0.02, "at least 0"),
+    ("hidden-cache-mb", -1, "at least 0"),
+    ("hidden-cache-disk-mb", -1, "at least 0"),
+    ("hidden-cache-dtype", "int8", "float32, bfloat16, float16"),
+    ("clients-together", 0, "at least 1"),
     ("alpha", 0.0, "above 0"),
     ("max-lost-share", 1.1, "from 0 to 1"),
     ("max-lost-share", -0.1, "from 0 to 1"),
@@ -266,6 +270,7 @@ TOGETHER: list[tuple[dict[str, Scalar], str, str]] = [
     ),
     ({"autocast": "bfloat16", "ratio": "plateau"}, "autocast", r"need float32.*Set autocast to none"),
     ({"quantisation": "int4", "ratio": "eigengap"}, "quantisation", r"need float32.*Set quantisation to none"),
+    ({"clients-together": 2, "backbone-dropout": 0.1}, "clients-together", r"depend on its company"),
     ({"dtype": "bfloat16", "ratio": "eigengap"}, "dtype", r"second derivatives, which need float32.*ratio a number"),
     (
         {"variant": "released"},

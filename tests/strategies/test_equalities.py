@@ -62,7 +62,7 @@ def train_rows(x: Tensor, client: int) -> tuple[Tensor, int]:
         return torch.nn.functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none").mean(1)
 
     result = local_update(x[None], batches, losses, SGD(0.3, 1e9))
-    return result.rows[0], result.steps
+    return result.rows[0], result.steps[0]
 
 
 def flower_average(rows: dict[int, Tensor]) -> Tensor:
