@@ -105,7 +105,7 @@ class PromptedModel:
         """
         if (head := self.backbone.language) is not None:
             return head.scores(self._decide, self._there(inputs))
-        return self._forward(inputs, self._owner)
+        return self.outputs(inputs)
 
     def loss(self, inputs: dict[str, Tensor], wanted: Tensor, reduction: str = "mean") -> Tensor:
         """Loss in nats, "mean", "sum" or each one's [B] ("none"), of the classes `wanted` [B]; inputs as for `logits`."""
@@ -124,6 +124,10 @@ class PromptedModel:
         if self.backbone.language is not None and self.label_loss == "vocabulary":
             return functional.nll_loss(scores, wanted, reduction=reduction)
         return functional.cross_entropy(scores, wanted, reduction=reduction)
+
+    def outputs(self, inputs: dict[str, Tensor]) -> Tensor:
+        """What the model gives by itself, float32: class scores, or a language model's [B, T, vocabulary]."""
+        return self._forward(inputs, self._owner)
 
     def _there(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         return {key: value.to(self.backbone.device) for key, value in inputs.items()}

@@ -83,7 +83,9 @@ def check_inputs(settings: Settings) -> None:
         check_second_derivative(model, "ratio", settings.selection.estimator)
     if settings.local.clients_together > 1 and (other := model.of_one_client()):
         problem = f"the head's {other[0]} cannot differ from client to client within one forward pass"
-        raise InputError("clients-together", settings.local.clients_together, problem, 'Set it to 1, or head to "linear"')
+        raise InputError(
+            "clients-together", settings.local.clients_together, problem, 'Set it to 1, or head to "linear"'
+        )
     data = resources.tokenised(settings)
     cut = sum(part.cut for part in (data.train, data.validation, data.test) if part is not None)
     if cut:
