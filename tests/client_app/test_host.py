@@ -13,6 +13,7 @@ from torch import Tensor
 from client_app import host
 from client_app.state import MemoryStore
 from federation import resources
+from federation.evaluation import losses_on
 from federation.messages import Ask
 from federation.settings import Settings, parse
 from models.prompted import PromptedModel
@@ -117,6 +118,23 @@ def test_the_number_of_steps_is_e_times_the_batches(make_flat: MakeFlat) -> None
         settings = parse(make_flat(local_epochs=epochs, batch_size=size))
         reply = host.train(settings, question(settings, 1), CLIENT, 0, MemoryStore())
         assert reply.steps == epochs * -(-reply.examples // size) == host.roll_call(settings, CLIENT, False).steps
+
+
+def test_it_trains_on_its_own_examples_and_no_others(make_flat: MakeFlat) -> None:
+    """One step on all it has: its loss, and its direction, are those of its own shard."""
+    settings = parse(make_flat(local_epochs=1, batch_size=1000, device_optimizer="sgd", clip_norm=1e9))
+    ask = question(settings, 1)
+    reply = host.train(settings, ask, CLIENT, 0, MemoryStore())
+    begun = host.start(settings, ask, CLIENT, 0, MemoryStore())
+    own, _ = host.shard_of(settings, CLIENT)
+    losses = losses_on(begun.model, own, LABELS, begun.layout)
+    row = begun.row.clone().requires_grad_()
+    loss = losses(row[None], list(range(len(own))))
+    (gradient,) = torch.autograd.grad(loss.sum(), row)
+    assert reply.train_loss == pytest.approx(float(loss), rel=1e-5)
+    assert reply.delta is not None
+    wanted = settings.local.learning_rate * gradient[: begun.shared]
+    torch.testing.assert_close(reply.delta, wanted, rtol=1e-3, atol=1e-8)
 
 
 def test_it_evaluates_what_it_received_before_it_trains(settings: Settings) -> None:
