@@ -95,7 +95,7 @@ def absolute_file(path: str, key: str) -> Path:
     if not file.exists():
         raise InputError(key, path, "there is no such file", "Check the path")
     if not file.is_file():
-        raise InputError(key, path, "this is not a file", "Give the path of one .jsonl file")
+        raise InputError(key, path, "this is not a file", "Give the path of one file")
     return file
 
 

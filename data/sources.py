@@ -16,8 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 from datasets import Dataset
 
-from data.readers import Columns, read_hub, read_jsonl
+from data.readers import Columns, read_hub
 from data.stdlib_docs import stdlib_docs
+from data.tables import ENDINGS, read_file
 from data.tasks import Task
 from fedpeptao.errors import InputError
 
@@ -57,10 +58,10 @@ def load_splits(
     """Read, split and check one data set; the arguments are the settings of the same names.
 
     Args:
-        dataset: "stdlib-docs", the absolute path of a .jsonl file, or a hub's "owner/name" or
+        dataset: "stdlib-docs", the absolute path of a .jsonl, .csv, .tsv or .parquet file, or a hub's "owner/name" or
             "owner/name:configuration".
         task: names the labels in the data, and the hub's set where dataset is left at its default.
-        validation: absolute path of a .jsonl file; "": the hub's own split, else split from train.
+        validation: absolute path of such a file; "": the hub's own split, else split from train.
         test: likewise; where a hub's set has validation but no labelled test, validation stands in for test and
             validation is split from train.
         text_column: and the two after it: names of the columns, see data.readers.
@@ -132,18 +133,19 @@ def read_tables(
     """The splits that exist already, train among them; splits: what a hub calls them, where it is not plain."""
     if dataset == DEFAULT:
         tables = {"train": stdlib_docs()}
-    elif HUB_NAME.fullmatch(dataset) and not dataset.startswith(".") and not dataset.endswith((".jsonl", ".json")):
+    elif HUB_NAME.fullmatch(dataset) and not dataset.startswith(".") and not dataset.endswith(ENDINGS):
         tables = read_hub(dataset, columns, splits or {})
         if "test" not in tables and "validation" in tables and not test:
             tables["test"] = tables.pop("validation")
-    elif "/" in dataset or "\\" in dataset or dataset.endswith((".jsonl", ".json")):
-        tables = {"train": read_jsonl(dataset, columns, "dataset")}
+    elif "/" in dataset or "\\" in dataset or dataset.endswith(ENDINGS):
+        tables = {"train": read_file(dataset, columns, "dataset")}
     else:
-        mend = "Give stdlib-docs, the absolute path of a .jsonl file, or a hub name owner/name:configuration"
+        files = f"the absolute path of a {', '.join(ENDINGS)} file"
+        mend = f"Give stdlib-docs, {files}, or a hub name owner/name:configuration"
         raise InputError("dataset", dataset, "there is no data set of this name", mend)
     for split, path in (("validation", validation), ("test", test)):
         if path:
-            tables[split] = read_jsonl(path, columns, split)
+            tables[split] = read_file(path, columns, split)
     return tables
 
 

@@ -64,7 +64,9 @@ def _place() -> Any:
     """A name, or an absolute path: what looks like a relative path is neither."""
 
     def accepts(value: str) -> bool:
-        looks_like_path = value.startswith((".", "~")) or value.endswith((".jsonl", ".json", ".csv"))
+        looks_like_path = value.startswith((".", "~")) or value.endswith(
+            (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+        )
         return bool(value.strip()) and (Path(value).is_absolute() or not looks_like_path)
 
     return _setting("a name or an absolute path, and not empty", accepts)

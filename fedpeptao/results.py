@@ -126,12 +126,13 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 
 def _from_file(model: LoadedModel, given: str) -> tuple[Encoded, str]:
-    from data.readers import Columns, read_jsonl
+    from data.readers import Columns
+    from data.tables import read_file
 
     data = model.saved.settings.data
     columns = Columns(data.text_column, data.text_pair_column, data.label_column)
     path = str(Path(given).expanduser().resolve())
-    rows = read_jsonl(path, columns, "--data")
+    rows = read_file(path, columns, "--data")
     labels = list(rows["label"])
     if unknown := sorted(set(labels) - set(model.labels)):
         problem = f"it has labels that the model does not know: {', '.join(unknown[:5])}"

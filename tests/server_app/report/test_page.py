@@ -113,7 +113,7 @@ def test_the_final_figures_stand_in_front() -> None:
 def test_every_plot_has_a_name_a_table_and_a_place_in_the_contents() -> None:
     found = outline(DEMO)
     plots = found.of("svg", "plot")
-    assert len(plots) == 9
+    assert len(plots) == 10
     assert all(plot["role"] == "img" and len(plot["aria-label"]) > 10 for plot in plots)
     assert len(found.of("details")) >= 4
     regions = [one for one in found.of("div") if one.get("role") == "region"]

@@ -1,0 +1,70 @@
+"""CSV, TSV and parquet files of the user's own, read by pandas and pyarrow; what comes out is checked as JSON lines are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+from datasets import Dataset
+from pyarrow import parquet
+
+from data.readers import Columns, absolute_file, checked, read_jsonl
+from fedpeptao.errors import InputError
+
+JSON_LINES = (".jsonl", ".json")
+SEPARATORS = {".csv": ",", ".tsv": "\t"}
+PARQUET = ".parquet"
+ENDINGS = (*JSON_LINES, *SEPARATORS, PARQUET)
+
+
+def read_file(path: str, columns: Columns, key: str) -> Dataset:
+    """One file by its ending, as columns text, label and, where it has one, text_pair; all strings.
+
+    Args:
+        path: absolute; .csv and .tsv have a first line of names, any other ending but .parquet is JSON lines.
+        columns: names of the columns in the file.
+        key: the setting that named the file, for messages.
+
+    Raises:
+        InputError: the path is relative, missing or no file; the file is empty or not what its ending says; a column is missing;
+            a row has a text or a label that is null or empty.
+    """
+    ending = Path(path).suffix.lower()
+    if ending == PARQUET:
+        return _table(path, columns, key, lambda file: parquet.read_table(file).to_pandas())
+    if ending in SEPARATORS:
+        return _table(path, columns, key, lambda file: _separated(file, SEPARATORS[ending]))
+    return read_jsonl(path, columns, key)
+
+
+def _separated(file: Path, separator: str) -> pd.DataFrame:
+    """Every cell as the text that stands there: "NA" is a text, and 01 is not 1."""
+    return pd.read_csv(file, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+
+
+def _table(path: str, columns: Columns, key: str, read: Callable[[Path], pd.DataFrame]) -> Dataset:
+    file = absolute_file(path, key)
+    try:
+        frame = read(file)
+    except (OSError, ValueError, pa.ArrowException) as error:  # pandas' parser errors are ValueErrors
+        reason = str(error).strip().partition("\n")[0]
+        raise InputError(
+            key, path, f"it is no {file.suffix} file that can be read ({reason})", "Check the file and its ending"
+        ) from error
+    if not len(frame):
+        raise InputError(key, path, "the file has no rows", "Give a first line of names, and one row per example")
+    columns = columns.resolve([str(name) for name in frame.columns])
+
+    def values(name: str) -> list[object]:
+        return [None if value is None or value != value else value for value in frame[name].tolist()]  # NaN: no value
+
+    return checked(
+        values(columns.text),
+        values(columns.text_pair) if columns.text_pair else None,
+        values(columns.label),
+        where=[f"row {row}" for row in range(1, len(frame) + 1)],
+        key=key,
+        value=path,
+    )
