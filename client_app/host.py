@@ -16,7 +16,7 @@ from torch import Tensor
 
 from client_app.local_update import SGD, Adam, DeviceOptimizer, LocalResult, Moments, Pull, SharedAdam, local_update
 from client_app.state import ClientState, StateStore
-from data.batches import Encoded, length_batches, score_batches
+from data.batches import Encoded, joined, length_batches, score_batches
 from federation import resources
 from federation.codec import make_codec, rounded
 from federation.evaluation import Counts, batch_inputs, count, stack_losses_on
@@ -144,10 +144,11 @@ def train_together(
         FloatingPointError: training diverged, of one of them.
     """
     clients = sorted(clients, key=lambda client: -_steps(settings, client))  # the stack shrinks from below
+    shards, validation = zip(*(shard_of(settings, client) for client in clients), strict=True)
     begun = [start(settings, ask, client, accepted[client], store) for client in clients]
     evaluations = [
-        _evaluate(settings, one, shard_of(settings, client)[1], ask.labels, shared_too=False)
-        for client, one in zip(clients, begun, strict=True)
+        _evaluate(settings, one, shard, ask.labels, shared_too=False)
+        for shard, one in zip(validation, begun, strict=True)
     ]
     first = begun[0]
     model, layout, device = first.model, first.layout, first.model.backbone.device
@@ -160,8 +161,8 @@ def train_together(
     try:
         result = local_update(
             torch.stack([one.row for one in begun]).to(device),
-            _stacked_batches(settings, clients, ask.round),
-            stack_losses_on(model, resources.tokenised(settings).train, ask.labels, layout),
+            _stacked_batches(settings, clients, shards, ask.round),
+            stack_losses_on(model, joined(shards), ask.labels, layout),
             optimizer,
             d,
             blocks if shared_moments else (),
@@ -251,12 +252,15 @@ def _steps(settings: Settings, client: int) -> int:
     return settings.local.steps(len(resources.shards(settings).train[client]))
 
 
-def _stacked_batches(settings: Settings, clients: Sequence[int], round_number: int) -> Iterator[list[list[int]]]:
-    """Step by step the batch of each client that has one left; clients: the longest first. Rows of the whole training data."""
-    rows = resources.shards(settings).train
-    each = [_batches(settings, shard_of(settings, client)[0], client, round_number) for client in clients]
+def _stacked_batches(
+    settings: Settings, clients: Sequence[int], shards: Sequence[Encoded], round_number: int
+) -> Iterator[list[list[int]]]:
+    """Step by step the batch of each client that has one left; clients: the longest first. Places in the joined shards."""
+    each = [_batches(settings, shard, client, round_number) for client, shard in zip(clients, shards, strict=True)]
+    *begins, _ = itertools.accumulate(map(len, shards), initial=0)
     for step in itertools.zip_longest(*each):
-        yield [rows[client][batch].tolist() for client, batch in zip(clients, step, strict=True) if batch is not None]
+        pairs = zip(begins, step, strict=True)
+        yield [[begin + place for place in batch] for begin, batch in pairs if batch is not None]
 
 
 def _batches(settings: Settings, shard: Encoded, client: int, round_number: int) -> Iterator[list[int]]:

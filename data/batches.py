@@ -50,6 +50,17 @@ class Encoded:
         )
 
 
+def joined(parts: Sequence[Encoded]) -> Encoded:
+    """The examples of all parts, one part after the other; cut is the first one's, as every part of a whole has it."""
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    types = None if first.token_type_ids is None else [row for part in parts for row in part.token_type_ids or ()]
+    answers = None if first.answer_at is None else [at for part in parts for at in part.answer_at or ()]
+    ids, labels = [row for part in parts for row in part.input_ids], [label for part in parts for label in part.labels]
+    return Encoded(ids, types, labels, first.cut, answers)
+
+
 def encode(
     dataset: Dataset,
     tokenizer: PreTrainedTokenizerBase,

@@ -16,9 +16,10 @@ from dataclasses import dataclass
 import numpy as np
 from datasets import Dataset
 
+from data.endings import ENDINGS
 from data.readers import Columns, read_hub
 from data.stdlib_docs import stdlib_docs
-from data.tables import ENDINGS, read_file
+from data.tables import read_file
 from data.tasks import Task
 from fedpeptao.errors import InputError
 
@@ -128,13 +129,13 @@ def as_task(table: Dataset, task: Task, split: str, paths: dict[str, str]) -> Da
 
 
 def read_tables(
-    dataset: str, validation: str, test: str, columns: Columns, splits: Mapping[str, str] | None = None
+    dataset: str, validation: str, test: str, columns: Columns, splits: Mapping[str, str]
 ) -> dict[str, Dataset]:
     """The splits that exist already, train among them; splits: what a hub calls them, where it is not plain."""
     if dataset == DEFAULT:
         tables = {"train": stdlib_docs()}
     elif HUB_NAME.fullmatch(dataset) and not dataset.startswith(".") and not dataset.endswith(ENDINGS):
-        tables = read_hub(dataset, columns, splits or {})
+        tables = read_hub(dataset, columns, splits)
         if "test" not in tables and "validation" in tables and not test:
             tables["test"] = tables.pop("validation")
     elif "/" in dataset or "\\" in dataset or dataset.endswith(ENDINGS):

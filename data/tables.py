@@ -10,13 +10,9 @@ import pyarrow as pa
 from datasets import Dataset
 from pyarrow import parquet
 
+from data.endings import PARQUET, SEPARATORS
 from data.readers import Columns, absolute_file, checked, read_jsonl
 from fedpeptao.errors import InputError
-
-JSON_LINES = (".jsonl", ".json")
-SEPARATORS = {".csv": ",", ".tsv": "\t"}
-PARQUET = ".parquet"
-ENDINGS = (*JSON_LINES, *SEPARATORS, PARQUET)
 
 
 def read_file(path: str, columns: Columns, key: str) -> Dataset:

@@ -15,7 +15,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -131,14 +131,14 @@ class Bench:
     def ours(self, model: PromptedModel, way: Way) -> None:
         """One epoch of our loop."""
         row, batches = model.initial(SEED), self.batches(way.length_batches)
-        losses = losses_on(model, self.data, self.labels) if way.at_the_mask else self._everywhere(model)
-        with nullcontext_or(not way.stops, self.backbone):
+        losses = losses_on(model, self.data, self.labels) if way.at_the_mask else self.loss_of_every_token(model)
+        with nullcontext() if way.stops else gradients_to_the_bottom(self.backbone):
             if way.flat_optimizer:
                 local_update(row[None], batches, losses, Adam(ETA, 0.0, 1.0))
             else:
                 self._with_pytorchs_optimizer(model, row, batches, losses)
 
-    def _everywhere(self, model: PromptedModel) -> Callable[[Tensor, Sequence[int]], Tensor]:
+    def loss_of_every_token(self, model: PromptedModel) -> Callable[[Tensor, Sequence[int]], Tensor]:
         """The same loss from the output of every token."""
 
         def losses(rows: Tensor, batch: Sequence[int]) -> Tensor:
@@ -181,11 +181,8 @@ class Bench:
 
 
 @contextmanager
-def nullcontext_or(gradients_to_the_bottom: bool, backbone: Backbone) -> Iterator[None]:
-    """With the flag, the backward pass runs down to the embeddings, as it does where something is tuned there."""
-    if not gradients_to_the_bottom:
-        yield
-        return
+def gradients_to_the_bottom(backbone: Backbone) -> Iterator[None]:
+    """The backward pass runs down to the embeddings, as it does where something is tuned there."""
     embeddings = backbone.model.get_input_embeddings()
     hook = embeddings.register_forward_hook(lambda module, given, output: output.requires_grad_())
     try:
@@ -241,7 +238,7 @@ def differences(bench: Bench) -> dict[str, float]:
             prompts.flatten(0, 1).permute(2, 0, 1, 3).flatten(1)
         )
         batches = bench.batches(by_length=True)[:10]
-        ours, everywhere = losses_on(model, bench.data, bench.labels), bench._everywhere(model)
+        ours, everywhere = losses_on(model, bench.data, bench.labels), bench.loss_of_every_token(model)
         found = {
             "published": max(abs(float(bench.published_loss(b) - ours(row[None], b))) for b in batches),
             "output at the mask only": max(abs(float(everywhere(row[None], b) - ours(row[None], b))) for b in batches),

@@ -25,6 +25,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from client_app.app import app
+from client_app.curvature import along_steps
 from client_app.host import shard_of
 from client_app.local_update import Adam
 from experiments.machine import IMAGES, RESULTS, facts, resident_mb, write
@@ -33,10 +34,10 @@ from federation.evaluation import losses_on
 from federation.grids import InProcessGrid, exchanges
 from federation.randomness import generator
 from federation.settings import Settings, defaults, parse
-from models.curvature import Hessian, Loss, gradient, prompt_loss, second_order
+from models.curvature import Hessian, prompt_loss, second_order
 from server_app import roll_call
 from server_app.assembly import Assembly
-from strategies.ratio import eigengap, lipschitz, plateau
+from strategies.ratio import eigengap, plateau
 from strategies.spectrum import Spectrum, stochastic_lanczos
 
 MODULE = "experiments.ratio_spread"
@@ -153,7 +154,8 @@ def _spectra(
     with second_order():
         loss, x = prompt_loss(lambda rows: losses(rows, batch), model.layout, row)
         hessian = Hessian(loss, x)
-        lip = _lipschitz(settings, hessian, loss, x)
+        local = settings.local
+        lip = along_steps(Adam(local.learning_rate, local.weight_decay, local.clip_norm), hessian, loss, x)
         for probe, steps in [(probe, 50) for probe in range(probes)] + [(0, 25)]:
             started = time.perf_counter()
             found = stochastic_lanczos(hessian.times, len(x), steps, 1, generator(probe, "probe", client))
@@ -190,17 +192,6 @@ def _estimates(found: Spectrum, lip: float) -> Row:
         "weight": found.weight.tolist(),
         "residual": found.residual.tolist(),
     }
-
-
-def _lipschitz(settings: Settings, hessian: Hessian, loss: Loss, x: Tensor) -> float:
-    local = settings.local
-    optimizer, at = Adam(local.learning_rate, local.weight_decay, local.clip_norm), x[None].clone()
-    moved, gradients = [torch.zeros_like(x)], [hessian.gradient]
-    for _ in range(8):
-        optimizer.step(at, gradients[-1][None], None)
-        moved.append(at[0] - x)
-        gradients.append(gradient(loss, at[0]))
-    return lipschitz(torch.stack(moved), torch.stack(gradients), torch.stack([hessian.times(delta) for delta in moved]))
 
 
 # -- what it says ----------------------------------------------------------------------------------------

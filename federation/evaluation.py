@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -80,14 +80,19 @@ def stack_losses_on(
 
 
 @torch.no_grad()
-def count(model: PromptedModel, encoded: Encoded, labels: Sequence[str], batch_size: int) -> Counts:
-    """Evaluates the parameters that are bound to the model now, in batches of similar length."""
-    wanted = targets(encoded, labels).to(model.backbone.device)
+def scored(model: PromptedModel, encoded: Encoded, batch_size: int) -> Iterator[tuple[list[int], Tensor]]:
+    """Places and class scores [B, classes] by the parameters that are bound to the model now, in batches of similar length."""
     by_length = sorted(range(len(encoded)), key=lambda i: (len(encoded.input_ids[i]), i))
-    correct, loss_sum = 0, 0.0
     for start in range(0, len(by_length), batch_size):
         rows = by_length[start : start + batch_size]
-        logits = model.logits(model_inputs(model, encoded, rows))
+        yield rows, model.logits(model_inputs(model, encoded, rows))
+
+
+def count(model: PromptedModel, encoded: Encoded, labels: Sequence[str], batch_size: int) -> Counts:
+    """Evaluates the parameters that are bound to the model now."""
+    wanted = targets(encoded, labels).to(model.backbone.device)
+    correct, loss_sum = 0, 0.0
+    for rows, logits in scored(model, encoded, batch_size):
         loss_sum += float(model.loss_of(logits, wanted[rows], "sum"))
         correct += int((logits.argmax(dim=1) == wanted[rows]).sum())
     return Counts(len(encoded), correct, loss_sum)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -12,8 +12,8 @@ from datasets import Dataset
 
 from data.batches import Encoded, encode
 from data.partition import partition
-from data.sources import Splits, load_splits
-from data.tasks import load_task
+from data.sources import Splits, load_splits, order_labels
+from data.tasks import Task, load_task
 from federation.settings import DataSettings, FederationSettings, ModelSettings, Settings
 from fedpeptao.errors import InputError
 from models.backbone import Backbone, load_backbone
@@ -54,8 +54,14 @@ def backbone(settings: Settings) -> Backbone:
 
 def label_words(settings: Settings) -> Mapping[str, str]:
     """The task's label words by label; {} where it has none."""
-    task = load_task(settings.data.task)
+    task = _task(settings.data.task)
     return {} if task is None else task.words
+
+
+def classes(settings: Settings, seen: Iterable[str]) -> list[str]:
+    """The labels in the order of the classes: the task's, else those that were seen."""
+    task = _task(settings.data.task)
+    return order_labels(seen) if task is None else list(task.labels)
 
 
 def splits(settings: Settings) -> Splits:
@@ -98,6 +104,11 @@ def prompted(settings: Settings, layers: tuple[int, ...], labels: Sequence[str])
 
 
 @lru_cache(maxsize=1)
+def _task(place: str) -> Task | None:
+    return load_task(place)
+
+
+@lru_cache(maxsize=1)
 def _backbone(model: ModelSettings, seed: int, words: tuple[str, ...]) -> Backbone:
     return load_backbone(
         model.model,
@@ -131,7 +142,7 @@ def _prompted(
 def _splits(data: DataSettings, seed: int) -> Splits:
     return load_splits(
         data.dataset,
-        task=load_task(data.task),
+        task=_task(data.task),
         validation=data.validation,
         test=data.test,
         text_column=data.text_column,
@@ -165,7 +176,7 @@ def _encoded(data: DataSettings, model: ModelSettings, seed: int, words: tuple[s
         loaded.tokenizer,
         max_length=data.max_length,
         positions=positions,
-        task=load_task(data.task),
+        task=_task(data.task),
         style=STYLES.get(loaded.head_kind),
     )
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from data.endings import ENDINGS
 from fedpeptao.errors import InputError
 
 Scalar = str | int | float | bool
@@ -64,9 +65,7 @@ def _place() -> Any:
     """A name, or an absolute path: what looks like a relative path is neither."""
 
     def accepts(value: str) -> bool:
-        looks_like_path = value.startswith((".", "~")) or value.endswith(
-            (".jsonl", ".json", ".csv", ".tsv", ".parquet")
-        )
+        looks_like_path = value.startswith((".", "~")) or value.endswith(ENDINGS)
         return bool(value.strip()) and (Path(value).is_absolute() or not looks_like_path)
 
     return _setting("a name or an absolute path, and not empty", accepts)

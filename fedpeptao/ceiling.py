@@ -12,8 +12,6 @@ from typing import Any
 
 from client_app.local_update import Adam, local_update
 from data.batches import Encoded, length_batches
-from data.sources import order_labels
-from data.tasks import load_task
 from federation import resources
 from federation.evaluation import count, losses_on
 from federation.randomness import generator
@@ -44,8 +42,7 @@ def train_centrally(settings: Settings, quiet: bool = False) -> dict[str, Any]:
     """
     resources.set_threads(settings)
     data, backbone = resources.tokenised(settings), resources.backbone(settings)
-    task = load_task(settings.data.task)
-    labels = order_labels(set(data.train.labels)) if task is None else list(task.labels)
+    labels = resources.classes(settings, data.train.labels)
     model = resources.prompted(settings, tuple(range(backbone.num_layers)), labels)
     steps, started = federated_steps(settings), time.monotonic()
     local = settings.local

@@ -17,13 +17,13 @@ from torch import Tensor
 from client_app.state import DiskStore
 from data.batches import Encoded
 from federation import resources
-from federation.evaluation import batch_inputs
+from federation.evaluation import scored
 from federation.settings import Scalar
 from fedpeptao.errors import InputError
-from fedpeptao.saved import EXPORTED, PARAMETERS, Saved, read_run
+from fedpeptao.saved import EXPORTED, Saved, read_run
 from models.export import save_parameters, to_peft
 from models.prompted import PromptedModel
-from server_app.run_folder import FACTS, METRICS, SETTINGS, SUMMARY, read_history, write_json
+from server_app.run_folder import FACTS, METRICS, PARAMETERS, SETTINGS, SUMMARY, read_history, write_json
 
 ADAPTER, CLIENTS = "adapter", "clients"
 
@@ -68,17 +68,14 @@ class LoadedModel:
             columns["text_pair"] = list(pairs)
         return resources.encoded(self.saved.settings, Dataset.from_dict(columns))
 
-    @torch.no_grad()
     def scores(self, encoded: Encoded) -> Tensor:
         """Class scores [n, classes], float32 on the CPU, in batches of similar length."""
         found = torch.empty(len(encoded), len(self.labels))
         model, size = self.model, self.saved.settings.run.evaluation_batch_size
         model.bind(self.row[None].to(model.backbone.device))
         try:
-            by_length = sorted(range(len(encoded)), key=lambda i: (len(encoded.input_ids[i]), i))
-            for start in range(0, len(by_length), size):
-                rows = by_length[start : start + size]
-                found[rows] = model.logits(batch_inputs(model.backbone, encoded, rows)).cpu()
+            for rows, logits in scored(model, encoded, size):
+                found[rows] = logits.cpu()
         finally:
             model.unbind()
         return found

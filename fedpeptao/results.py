@@ -128,12 +128,14 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 def _from_file(model: LoadedModel, given: str) -> tuple[Encoded, str]:
     from data.readers import Columns
     from data.tables import read_file
+    from data.tasks import load_task
 
     data = model.saved.settings.data
     columns = Columns(data.text_column, data.text_pair_column, data.label_column)
     path = str(Path(given).expanduser().resolve())
     rows = read_file(path, columns, "--data")
-    labels = list(rows["label"])
+    task = load_task(data.task)
+    labels = list(rows["label"]) if task is None else task.named(rows["label"], "--data", path)
     if unknown := sorted(set(labels) - set(model.labels)):
         problem = f"it has labels that the model does not know: {', '.join(unknown[:5])}"
         raise InputError("--data", path, problem, f"The model's labels are {', '.join(model.labels)}")

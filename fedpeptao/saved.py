@@ -17,9 +17,8 @@ from federation.run_paths import runs_folder
 from federation.settings import Scalar, Settings, defaults, parse
 from fedpeptao.errors import InputError
 from models.export import load_named
-from server_app.run_folder import FACTS, SETTINGS, SUMMARY, read_history
+from server_app.run_folder import FACTS, PARAMETERS, SETTINGS, SUMMARY, read_history, run_name
 
-PARAMETERS = "parameters.safetensors"
 EXPORTED = "exported"
 """The status in the summary of a folder that holds one model and no run."""
 _LATEST = 3
@@ -48,8 +47,7 @@ class Saved:
     @property
     def name(self) -> str:
         """The run's, wherever its folder lies now."""
-        original = self.summary.get("run") or (self.summary.get("paths") or {}).get("run_folder") or self.folder
-        return Path(str(original)).name
+        return str(self.summary.get("run") or run_name(self.folder, self.summary))
 
     @property
     def labels(self) -> tuple[str, ...]:

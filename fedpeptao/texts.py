@@ -9,10 +9,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from data.endings import JSON_LINES, SEPARATORS
 from fedpeptao.errors import InputError
 
-TABLES = {".csv": ",", ".tsv": "\t"}
-JSON_LINES = (".jsonl", ".json", ".ndjson")
 STDIN = "-"
 _KEY = "--file"
 
@@ -39,10 +38,10 @@ def read_texts(given: str, text_column: str, pair_column: str) -> Texts:
     ending = Path(given).suffix
     if given == STDIN and content.lstrip().startswith("{"):
         ending = JSON_LINES[0]
-    if ending in JSON_LINES:
+    if ending in (*JSON_LINES, ".ndjson"):
         return _columns(list(_objects(content, given)), given, text_column, pair_column)
-    if ending in TABLES:
-        rows = csv.DictReader(content.splitlines(keepends=True), delimiter=TABLES[ending])
+    if ending in SEPARATORS:
+        rows = csv.DictReader(content.splitlines(keepends=True), delimiter=SEPARATORS[ending])
         return _columns([(rows.line_num, row) for row in rows], given, text_column, pair_column)
     return _lines(content, given)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, cast
@@ -66,7 +67,7 @@ class StateCache:
         kept = states.detach().to("cpu", self.dtype).contiguous()
         size = kept.numel() * kept.element_size()
         if self.in_memory + size <= self.memory_bytes:
-            self._kept[key] = kept.clone()
+            self._kept[key] = kept
             self.in_memory += size
         elif self.on_disk + size <= self.disk_bytes:
             self._file = self._file or cast(BinaryIO, tempfile.TemporaryFile(buffering=0))  # noqa: SIM115 - kept open
@@ -118,7 +119,4 @@ class LowerLayers:
 
 
 def _key(ids: Ids, types: Ids | None) -> Key:
-    def packed(values: Ids) -> bytes:
-        return torch.tensor(list(values), dtype=torch.int32).numpy().tobytes()
-
-    return packed(ids), b"" if types is None else packed(types)
+    return array("i", ids).tobytes(), b"" if types is None else array("i", types).tobytes()

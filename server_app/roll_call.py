@@ -13,9 +13,7 @@ from dataclasses import dataclass
 from flwr.app import Message
 from flwr.serverapp import Grid
 
-from data.sources import order_labels
-from data.tasks import load_task
-from federation import records
+from federation import records, resources
 from federation.grids import Exchange, exchanges
 from federation.messages import ROLL_CALL, MessageError, RollCallAsk, RollCallReply
 from federation.randomness import generator
@@ -72,11 +70,8 @@ def agree_labels(settings: Settings, found: RollCall) -> tuple[str, ...]:
         InputError: a client has a label that the setting lacks, or there are fewer than two.
     """
     seen = {label for reply in found.replies.values() for label in reply.labels}
-    task = load_task(settings.data.task)
-    if not settings.data.labels and task is not None:
-        labels = list(task.labels)
-    elif not settings.data.labels:
-        labels = order_labels(seen)
+    if not settings.data.labels:
+        labels = resources.classes(settings, seen)
     else:
         labels = [label.strip() for label in settings.data.labels.split(",")]
         if strange := sorted(seen - set(labels)):

@@ -29,7 +29,7 @@ from server_app.console import layers_table, say, settings_table, summary_table
 from server_app.finish import finish
 from server_app.roll_call import RollCall
 from server_app.rounds import Rounds, pooled_personalised, pooled_shared
-from server_app.run_folder import RunFolder
+from server_app.run_folder import PARAMETERS, RunFolder
 from strategies.shell import PromptStrategy
 
 Summary = dict[str, Any]
@@ -182,10 +182,10 @@ def _keeper(folder: Path) -> Callable[[PromptStrategy], None]:
     """Writes the shared parameters after each round, so that a run that dies leaves its last ones."""
 
     def keep(strategy: PromptStrategy) -> None:
-        temporary = folder / ".parameters.safetensors"
+        temporary = folder / f".{PARAMETERS}"
         save_parameters(temporary, strategy.layout, strategy.state.x.to(torch.float32))
         temporary.chmod(0o644)  # safetensors writes files for their owner alone
-        temporary.replace(folder / "parameters.safetensors")
+        temporary.replace(folder / PARAMETERS)
 
     return keep
 

@@ -28,7 +28,7 @@ from fedpeptao.errors import InputError
 from server_app.events import Events
 
 METRICS, SUMMARY, SETTINGS, FACTS = "metrics.jsonl", "summary.json", "settings.json", "facts.json"
-SPECTRUM = "spectrum.json"
+SPECTRUM, PARAMETERS = "spectrum.json", "parameters.safetensors"
 _PACKAGES = ("flwr", "torch", "transformers", "peft", "datasets", "numpy")
 
 
@@ -92,6 +92,11 @@ class RunFolder:
         """Nothing can be appended any more."""
         self._metrics.close()
         self._events.close()
+
+
+def run_name(folder: Path, summary: Mapping[str, Any]) -> str:
+    """A run's name, wherever its folder lies now."""
+    return Path(str((summary.get("paths") or {}).get("run_folder") or folder)).name
 
 
 def read_history(folder: Path) -> list[dict[str, Any]]:

@@ -112,7 +112,7 @@ class FileRows:
         values = row.detach().cpu().to(torch.float32).contiguous()
         if values.shape != (self.size,):
             raise ValueError(f"client {client}: a row of shape {tuple(values.shape)} is none of {self.size} parameters")
-        if not math.isfinite(float(values.sum())) and not torch.isfinite(values).all():  # a sum costs a tenth
+        if not math.isfinite(float(values.sum())) and not torch.isfinite(values).all():  # a sum is the cheaper question
             raise ValueError(f"client {client}: a row that is not finite")
         tags = list(self._tags(client))
         slot = 1 if accepted and tags[0] == accepted else 0

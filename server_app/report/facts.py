@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from server_app.run_folder import FACTS, METRICS, SETTINGS, SPECTRUM, SUMMARY, read_history
+from server_app.run_folder import FACTS, METRICS, SETTINGS, SPECTRUM, SUMMARY, read_history, run_name
 
 Figures = Mapping[str, Any]
 
@@ -27,8 +27,7 @@ class Run:
     @property
     def name(self) -> str:
         """The run's, wherever its folder lies now."""
-        original = (self.summary.get("paths") or {}).get("run_folder") or self.folder
-        return Path(str(original)).name
+        return run_name(self.folder, self.summary)
 
     @property
     def final(self) -> Figures:
