@@ -136,7 +136,7 @@ class FederationSettings:
     partition: str = _choice("label-skew", "iid")
     alpha: float = _above(0)
     clients_per_round: int = _whole(1)
-    rounds: int = _whole(1)
+    rounds: int = _whole(0)
     seed: int = _whole(0)
 
 
@@ -174,6 +174,7 @@ class LocalSettings:
     weight_decay: float = _at_least(0)
     clip_norm: float = _above(0)
     clients_together: int = _whole(1)
+    final_local_epochs: int = _whole(0)
 
     def steps(self, examples: int) -> int:
         """K_i of a client with so many examples: E ceil(n_i / batch size)."""

@@ -51,8 +51,8 @@ class Rounds:
             RunError: a round in which every client failed.
         """
         say(round_header())
-        if strategy.state.round == 0 and self._settings.run.test_every:
-            self._write({"round": 0, **self._tested(strategy, 0)})
+        if strategy.state.round == 0:
+            self._begin(strategy)
         for server_round in range(strategy.state.round + 1, last + 1):
             line = self._train(strategy, server_round)
             self._keep(strategy)
@@ -60,6 +60,17 @@ class Rounds:
             if _due(server_round, self._settings.run.evaluate_every, self._settings.federation.rounds):
                 self._evaluation = self._evaluate(strategy, line)
             self._write(line)
+
+    def _begin(self, strategy: PromptStrategy) -> None:
+        """The line of round 0: the model as it begins, and all there is of a run without rounds."""
+        only = self._settings.federation.rounds == 0
+        if not (only or self._settings.run.test_every):
+            return
+        line: Line = {"round": 0, **self._tested(strategy, 0)}
+        if only:
+            self._keep(strategy)
+            self._evaluation = self._evaluate(strategy, line)
+        self._write(line)
 
     def evaluation(self) -> Outcome:
         """The last evaluation over all clients."""
