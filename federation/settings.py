@@ -202,6 +202,8 @@ class RunSettings:
     """Deadlines, cadences, threads, and where the run folder goes."""
 
     round_timeout_s: float = _above(0)
+    checkpoints: int = _whole(1)
+    resume: str = _path()
     test_every: int = _whole(0)
     evaluate_every: int = _whole(0)
     evaluation_batch_size: int = _whole(1)

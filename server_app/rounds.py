@@ -28,7 +28,9 @@ class Rounds:
 
     Args:
         test: the shared model's counts on the common test set for a strategy; None where there is no such set.
-        keep: called with the strategy after each round.
+        keep: called with the strategy after each update of it.
+        save: called with the strategy and the evaluation over all clients, if there was one, when a round's line is on disk.
+        evaluation: the last one over all clients, of a run that goes on.
     """
 
     def __init__(
@@ -38,11 +40,13 @@ class Rounds:
         folder: RunFolder,
         test: Callable[[PromptStrategy], Counts] | None,
         keep: Callable[[PromptStrategy], None],
+        save: Callable[[PromptStrategy, Outcome | None], None],
+        evaluation: Outcome | None = None,
     ) -> None:
         self._grid, self._settings, self._folder = grid, settings, folder
-        self._test, self._keep = test, keep
-        self._bytes = 0
-        self._evaluation: Outcome | None = None
+        self._test, self._keep, self._save = test, keep, save
+        self._bytes = next((line["cumulative_bytes"] for line in reversed(folder.history())), 0)
+        self._evaluation = evaluation
 
     def run(self, strategy: PromptStrategy, last: int) -> None:
         """The rounds from the one after the strategy's state to `last`.
@@ -57,9 +61,13 @@ class Rounds:
             line = self._train(strategy, server_round)
             self._keep(strategy)
             line |= self._tested(strategy, server_round)
+            self._evaluation = None
             if _due(server_round, self._settings.run.evaluate_every, self._settings.federation.rounds):
                 self._evaluation = self._evaluate(strategy, line)
             self._write(line)
+            self._save(strategy, self._evaluation)
+        if last == self._settings.federation.rounds and self._evaluation is None:
+            self._end(strategy)
 
     def _begin(self, strategy: PromptStrategy) -> None:
         """The line of round 0: the model as it begins, and all there is of a run without rounds."""
@@ -71,6 +79,13 @@ class Rounds:
             self._keep(strategy)
             self._evaluation = self._evaluate(strategy, line)
         self._write(line)
+
+    def _end(self, strategy: PromptStrategy) -> None:
+        """The evaluation of a run whose last round was no last round when it ran: it went on with fewer rounds."""
+        line: Line = {"round": strategy.state.round, **self._tested(strategy, strategy.state.round)}
+        self._evaluation = self._evaluate(strategy, line)
+        self._write(line)
+        self._save(strategy, self._evaluation)
 
     def evaluation(self) -> Outcome:
         """The last evaluation over all clients."""

@@ -63,7 +63,17 @@ class PromptStrategy(Strategy):
     ) -> None:
         self.algorithm, self.state, self.roster, self.layout, self.codec = algorithm, state, roster, layout, codec
         self.warm_up, self._share_second_moments = warm_up, share_second_moments
-        self._sent = state.x  # by the last round that was closed
+        self.sent = state.x  # by the last round that was closed
+
+    def go_on(self, state: State, sent: Tensor | None = None) -> None:
+        """From a state of an earlier process.
+
+        Raises:
+            ValueError: it is of other parameters.
+        """
+        if state.names != self.layout.names:
+            raise ValueError(f"a state of {len(state.names)} parameters is none of {len(self.layout.names)}")
+        self.state, self.sent = state, state.x if sent is None else sent
 
     def sampled(self, server_round: int) -> list[int]:
         """D_t, in the order in which replies are folded."""
@@ -93,7 +103,7 @@ class PromptStrategy(Strategy):
         new = self.algorithm.step(self.state, total)
         outcome.train_loss = losses / total.examples if total.examples else None
         outcome.update_norm = float((new.x - self.state.x).norm())
-        self._sent, self.state = self.state.x, new
+        self.sent, self.state = self.state.x, new
         return outcome
 
     def close_evaluation(self, exchanges: Iterable[Exchange]) -> Outcome:
@@ -105,7 +115,7 @@ class PromptStrategy(Strategy):
 
     def curvature_messages(self) -> list[Message]:
         """Asks the clients of the last round for spectra at the x that it sent out."""
-        return self._messages(CURVATURE, self.state.round, self.last_accepted(), self._sent)
+        return self._messages(CURVATURE, self.state.round, self.last_accepted(), self.sent)
 
     def close_curvature(self, exchanges: Iterable[Exchange]) -> tuple[Outcome, list[CurvatureReply]]:
         """What became of it, and the answers in the order of clients."""

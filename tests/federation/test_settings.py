@@ -115,6 +115,8 @@ BAD: list[tuple[str, Scalar, str]] = [
     ("clients-per-round", 0, "at least 1"),
     ("rounds", -1, "at least 0"),
     ("final-local-epochs", -1, "at least 0"),
+    ("checkpoints", 0, "at least 1"),
+    ("resume", "runs/one", "absolute path"),
     ("seed", -1, "at least 0"),
     ("prompt-tokens", 0, "at least 1"),
     ("score-batches", 0, "at least 1"),
