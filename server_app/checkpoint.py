@@ -35,6 +35,7 @@ FOLDER = "checkpoints"
 MAY_CHANGE = frozenset(
     (
         *("rounds", "final-local-epochs", "test-every", "evaluate-every", "round-timeout-s", "checkpoints"),
+        *("quorum", "quorum-wait-s", "over-sampling"),
         *("resume", "runs-dir", "run-name"),
     )
 )

@@ -8,6 +8,8 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import closing
+from itertools import count
 from typing import Any
 
 from federation.evaluation import Counts
@@ -15,12 +17,13 @@ from federation.grids import RecordingGrid, exchanges
 from federation.messages import Evaluation
 from federation.settings import Settings
 from fedpeptao.errors import RunError
-from server_app.console import round_header, round_line, say
+from server_app.console import round_header, round_line, say, warn
 from server_app.run_folder import RunFolder
 from strategies.roster import Outcome
 from strategies.shell import PromptStrategy
 
 Line = dict[str, Any]
+LONGEST_PAUSE_S = 30.0
 
 
 class Rounds:
@@ -93,10 +96,8 @@ class Rounds:
         return self._evaluation
 
     def _train(self, strategy: PromptStrategy, server_round: int) -> Line:
-        started = time.monotonic()
-        messages = strategy.train_messages(server_round)
-        replies = exchanges(self._grid, messages, self._settings.run.round_timeout_s)
-        outcome = strategy.close_round(server_round, replies)
+        started, self._grid.late = time.monotonic(), 0
+        outcome, attempts = self._until_quorum(strategy, server_round)
         down, up = self._grid.reset()
         self._bytes += down.total() + up.total()
         line = {
@@ -107,6 +108,8 @@ class Rounds:
             "accepted": len(outcome.accepted),
             "failed": {str(client): why for client, why in outcome.failed.items()},
             "missing": outcome.missing,
+            "late": self._grid.late,
+            "attempts": attempts,
             "update_norm": outcome.update_norm,
             **_traffic(down, up),
             "seconds": time.monotonic() - started,
@@ -117,10 +120,38 @@ class Rounds:
             "personalised_loss": own.loss,
             "personalised_examples": own.examples,
         }
-        if not outcome.accepted:
+        if outcome.void:
             self._write(line)
-            raise RunError(f"round {server_round}: no client gave an update. {_why(outcome)}")
+            raise RunError(self._without_quorum(outcome, server_round))
         return line
+
+    def _until_quorum(self, strategy: PromptStrategy, server_round: int) -> tuple[Outcome, int]:
+        """Asks, and while too few answer asks others, until `quorum-wait-s` are over; what came of it, and how often it asked."""
+        give_up = time.monotonic() + self._settings.federation.quorum_wait_s
+        for attempt in count():
+            messages = strategy.train_messages(server_round, attempt)
+            with closing(exchanges(self._grid, messages, self._settings.run.round_timeout_s)) as replies:
+                outcome = strategy.close_round(server_round, replies, attempt)
+            left = give_up - time.monotonic()
+            if not outcome.void or left <= 0:
+                return outcome, attempt + 1
+            replied, wanted = len(outcome.accepted), self._settings.federation.quorum
+            warn(
+                f"round {server_round}: {replied} of {wanted} replies that it needs, nothing is averaged. {_why(outcome)}"
+            )
+            time.sleep(min(left, LONGEST_PAUSE_S, 2.0**attempt / 4))
+        raise AssertionError("unreachable")
+
+    def _without_quorum(self, outcome: Outcome, server_round: int) -> str:
+        """Why the run stops, and how it goes on."""
+        if not outcome.accepted:
+            found = "no client gave an update"
+        else:
+            found = f"{len(outcome.accepted)} of the {self._settings.federation.quorum} replies of its quorum came"
+        waited = self._settings.federation.quorum_wait_s
+        within = f" within {waited:g} s (quorum-wait-s)" if waited else ""
+        how = f"The run is kept as after round {server_round - 1}: fedpeptao run --resume {self._folder.path}"
+        return f"round {server_round}: {found}{within}. {_why(outcome)}. {how}"
 
     def _tested(self, strategy: PromptStrategy, server_round: int) -> Line:
         if self._test is None or not _due(
@@ -168,6 +199,8 @@ FIGURES = (
     "accepted",
     "failed",
     "missing",
+    "late",
+    "attempts",
     "evaluation_failed",
     "evaluation_missing",
     "update_norm",
@@ -205,7 +238,9 @@ def _traffic(down: Counter[str], up: Counter[str]) -> Line:
 
 
 def _why(outcome: Outcome) -> str:
-    if not outcome.failed:
+    if not outcome.failed and not outcome.accepted:
         return f"None of {len(outcome.asked)} replied before the round's deadline (round-timeout-s)"
+    if not outcome.failed:
+        return f"{len(outcome.missing)} of {len(outcome.asked)} did not reply before the round's deadline (round-timeout-s)"
     client, why = next(iter(outcome.failed.items()))
     return f"Client {client}: {why}"
