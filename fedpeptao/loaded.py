@@ -14,10 +14,11 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
-from client_app.state import DiskStore
+from client_app.disk_store import peek
 from data.batches import Encoded
 from federation import resources
 from federation.evaluation import scored
+from federation.run_paths import CLIENTS
 from federation.settings import Scalar
 from fedpeptao.errors import InputError
 from fedpeptao.saved import EXPORTED, Saved, read_run
@@ -25,7 +26,7 @@ from models.export import save_parameters, to_peft
 from models.prompted import PromptedModel
 from server_app.run_folder import FACTS, METRICS, PARAMETERS, SETTINGS, SUMMARY, read_history, write_json
 
-ADAPTER, CLIENTS = "adapter", "clients"
+ADAPTER = "adapter"
 
 
 @dataclass(frozen=True)
@@ -178,10 +179,10 @@ def _own_prompts(saved: Saved, client: int, state_dir: Path | None) -> tuple[Map
     accepted = last_accepted(saved.folder, client)
     if not accepted:
         return {}, (f"client {client} never took part: its own prompts are still the initial ones",)
-    state = DiskStore(folder).peek(client, accepted)
+    state = peek(folder, saved.name, client, accepted)
     if state is None:
         there = sorted(path.name for path in (folder / f"client-{client}").glob("*.safetensors"))
-        other = f", only {' and '.join(there)} of another round or version" if there else ""
+        other = f", only {' and '.join(there)} of another round, run or version, or damaged" if there else ""
         problem = f"its state of round {accepted}, its last, is not in {folder}{other}"
         mend = "On the client's node give --state-dir, the state-dir of the node"
         raise InputError("--client", client, problem, mend)
