@@ -14,10 +14,11 @@ from flwr.clientapp import ClientApp
 
 from client_app import host
 from client_app.curvature import spectrum_of
-from client_app.state import DiskStore, StateStore
+from client_app.disk_store import open_store
+from client_app.state import StateStore
 from federation import records, resources
 from federation.codec import Codec, make_codec
-from federation.messages import Ask, CurvatureReply, EvaluateReply, MessageError, RollCallReply, TrainReply
+from federation.messages import Ask, AskHeader, CurvatureReply, EvaluateReply, MessageError, RollCallReply, TrainReply
 from federation.run_paths import state_folder
 from federation.settings import Settings, parse
 from models.layout import Layout
@@ -103,8 +104,16 @@ def _open(message: Message, settings: Settings, context: Context) -> tuple[Ask, 
         raise MessageError(f"clients {strangers} do not live on this node")
     layout = host.travelling_layout(settings, header.layers, header.labels)
     codec = make_codec(settings.server.precision)
-    store = DiskStore(state_folder(settings, header.run, context.node_config))
-    return records.decode_ask(message.content, layout, codec), layout, codec, store
+    ask = records.decode_ask(message.content, layout, codec)
+    return ask, layout, codec, _store(settings, header, context)
+
+
+def _store(settings: Settings, header: AskHeader, context: Context) -> StateStore:
+    folder = state_folder(settings, header.run, context.node_config)
+    part = settings.run.state_disk_mb * 2**20 // max(1, len(_clients(settings, context)))
+    return open_store(
+        folder, header.run, host.fingerprint(settings, header.layers, header.labels), part, settings.run.checkpoints
+    )
 
 
 def _answers(clients: Iterable[int], work: Callable[[int], Reply], failed: Callable[[int, str], Reply]) -> list[Reply]:

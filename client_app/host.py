@@ -5,7 +5,9 @@ The model and the data are the process's (federation/resources.py); a client's o
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -125,6 +127,19 @@ def travelling_layout(settings: Settings, layers: tuple[int, ...], labels: Seque
     """The parameters that travel, in the order of x."""
     model = resources.prompted(settings, layers, labels)
     return model.layout.select(travelling_names(model.layout, layers))
+
+
+def fingerprint(settings: Settings, layers: tuple[int, ...], labels: Sequence[str]) -> str:
+    """Of all that a client's state fits whatever S is: model, data, prompts, classes and head."""
+    entries = resources.prompted(settings, layers, labels).layout.entries
+    facts = [
+        resources.backbone(settings).fingerprint,
+        resources.splits(settings).sha256,
+        settings.model.prompt_tokens,
+        list(labels),
+        [(entry.name, entry.shape) for entry in entries if entry.layer is None],
+    ]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
 def train(settings: Settings, ask: Ask, client: int, accepted: int, store: StateStore) -> TrainReply:

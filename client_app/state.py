@@ -1,4 +1,4 @@
-"""Where a client's state lives between rounds, in two phases (section 2.5: commit on acknowledgement).
+"""What a client keeps between rounds, in two phases (section 2.5: commit on acknowledgement).
 
 A client keeps the state whose round the server has accepted, and the one it made last, whose fate it does not know yet.
 Each message tells it the last round in which its reply was accepted; it goes on from the state of that round. So late,
@@ -7,21 +7,15 @@ refused and lost replies leave both ends in agreement.
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
-logger = logging.getLogger(__name__)
-_LOCAL = "local."
-_DAMAGE = (SafetensorError, KeyError, TypeError, ValueError)  # what reading a broken file raises
+
+class StateError(RuntimeError):
+    """A client's state cannot be kept or read for now; the client's reply says why, and the round goes on without it."""
 
 
 @dataclass(frozen=True)
@@ -48,112 +42,39 @@ class ClientState:
 
 
 class StateStore(Protocol):
-    """The port: two verbs."""
+    """The port: two verbs. On disk: client_app/disk_store.py."""
 
     def resume(self, client: int, accepted: int) -> ClientState | None:
-        """The state of round `accepted`, which is committed; others are dropped. None: there is no such state, or it was lost."""
+        """The state of round `accepted`, which is committed. None: there is no such state, or it was lost.
+
+        Later ones are dropped. Of earlier ones the last few may stay, for a server that goes on from an earlier checkpoint.
+
+        Raises:
+            StateError: it cannot be read for now.
+        """
 
     def keep(self, client: int, state: ClientState) -> None:
-        """Keeps a state whose reply is not accepted yet."""
+        """Keeps a state whose reply is not accepted yet, beside the accepted one.
 
-
-class DiskStore:
-    """A folder per client with `accepted.safetensors` and `pending.safetensors`; writes are atomic.
-
-    Args:
-        folder: of one run.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def resume(self, client: int, accepted: int) -> ClientState | None:
-        """See StateStore. A file that cannot be read is set aside as `.damaged` and counts as lost."""
-        kept, pending = self._path(client, "accepted"), self._path(client, "pending")
-        state = _read(pending)
-        if accepted and state is not None and state.round == accepted:
-            os.replace(pending, kept)
-            return state
-        pending.unlink(missing_ok=True)
-        state = _read(kept)
-        if state is None or state.round != accepted:
-            kept.unlink(missing_ok=True)
-            return None
-        return state
-
-    def peek(self, client: int, accepted: int) -> ClientState | None:
-        """As resume, for a reader beside the run: commits, drops and sets aside nothing."""
-        for phase in ("accepted", "pending"):
-            with contextlib.suppress(FileNotFoundError, *_DAMAGE):
-                state = _load(self._path(client, phase))
-                if accepted and state.round == accepted:
-                    return state
-        return None
-
-    def keep(self, client: int, state: ClientState) -> None:
-        """Writes the pending state; a crash in between leaves the old one or the new one."""
-        path = self._path(client, "pending")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_bytes(_pack(state))
-        os.replace(temporary, path)
-
-    def _path(self, client: int, phase: str) -> Path:
-        return self._folder / f"client-{client}" / f"{phase}.safetensors"
-
-
-def _pack(state: ClientState) -> bytes:
-    tensors = {f"{_LOCAL}{name}": value for name, value in state.local.items()}
-    tensors |= {name: value for name in ("control", "moments") if (value := getattr(state, name)) is not None}
-    numbers = {name: str(int(getattr(state, name))) for name in ("round", "epoch", "steps", "warm_up")}
-    return save({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, numbers)
-
-
-def _load(path: Path) -> ClientState:
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata()
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
-    return ClientState(
-        round=int(metadata["round"]),
-        epoch=int(metadata["epoch"]),
-        local={name.removeprefix(_LOCAL): value for name, value in tensors.items() if name.startswith(_LOCAL)},
-        control=tensors.get("control"),
-        moments=tensors.get("moments"),
-        steps=int(metadata["steps"]),
-        warm_up=metadata["warm_up"] == "1",
-    )
-
-
-def _read(path: Path) -> ClientState | None:
-    try:
-        return _load(path)
-    except FileNotFoundError:
-        return None
-    except _DAMAGE as error:
-        aside = path.with_suffix(".damaged")
-        logger.warning("%s cannot be read (%s): set aside as %s, the client starts anew", path, error, aside.name)
-        os.replace(path, aside)
-        return None
+        Raises:
+            StateError: there is no place for it; what was kept before is as it was.
+        """
 
 
 class MemoryStore:
-    """The same in memory, for tests and experiments of one process."""
+    """In memory, for tests and experiments of one process; kept: accepted states that stay."""
 
-    def __init__(self) -> None:
-        self._accepted: dict[int, ClientState] = {}
-        self._pending: dict[int, ClientState] = {}
+    def __init__(self, kept: int = 1) -> None:
+        self._kept = kept
+        self._states: dict[int, dict[int, ClientState]] = {}  # client -> round -> state
 
     def resume(self, client: int, accepted: int) -> ClientState | None:
         """See StateStore."""
-        pending = self._pending.pop(client, None)
-        if accepted and pending is not None and pending.round == accepted:
-            self._accepted[client] = pending
-        state = self._accepted.get(client)
-        if state is None or state.round != accepted:
-            self._accepted.pop(client, None)
-            return None
-        return state
+        states = self._states.pop(client, {})
+        stay = sorted(made for made in states if made <= accepted)[-self._kept :]
+        self._states[client] = {made: states[made] for made in stay}
+        return states.get(accepted)
 
     def keep(self, client: int, state: ClientState) -> None:
         """See StateStore."""
-        self._pending[client] = state
+        self._states.setdefault(client, {})[state.round] = state

@@ -9,6 +9,9 @@ import platformdirs
 
 from federation.settings import Scalar, Settings
 
+CLIENTS = "clients"
+"""The folder of client states in a run's folder."""
+
 
 def runs_folder(settings: Settings) -> Path:
     """`runs-dir`, or a folder in the user's data folder."""
@@ -24,4 +27,4 @@ def state_folder(settings: Settings, run: str, node_config: Mapping[str, Scalar]
     if not run or "/" in run or run in (".", ".."):
         raise ValueError(f"{run!r} is not a run's name")
     own = node_config.get("state-dir")
-    return (Path(str(own)) if own else runs_folder(settings)) / run / "clients"
+    return (Path(str(own)) if own else runs_folder(settings)) / run / CLIENTS

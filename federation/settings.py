@@ -202,7 +202,7 @@ class ServerSettings:
 
 @dataclass(frozen=True)
 class RunSettings:
-    """Deadlines, cadences, threads, and where the run folder goes."""
+    """Deadlines, cadences, threads, room for client states, and where the run folder goes."""
 
     round_timeout_s: float = _above(0)
     checkpoints: int = _whole(1)
@@ -211,6 +211,7 @@ class RunSettings:
     evaluate_every: int = _whole(0)
     evaluation_batch_size: int = _whole(1)
     threads: int = _whole(1)
+    state_disk_mb: int = _whole(0)
     runs_dir: str = _path()
     run_name: str = _setting("a folder name without slashes", lambda v: "/" not in v and v not in (".", ".."))
 

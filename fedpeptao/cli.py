@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedpeptao import __version__, results, run_config
+from fedpeptao import __version__, results, run_config, states
 from fedpeptao.errors import InputError
 
 if TYPE_CHECKING:
@@ -63,7 +63,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"fedpeptao {__version__}")
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
     own = (_add_run, _add_check, _add_ceiling, _add_compare)
-    for add in (*own, results.add_predict, results.add_evaluate, results.add_export, results.add_report):
+    for add in (
+        *own,
+        results.add_predict,
+        results.add_evaluate,
+        results.add_export,
+        results.add_report,
+        states.add_states,
+    ):
         add(subparsers)
     return parser
 

@@ -14,10 +14,11 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
-from client_app.state import DiskStore
+from client_app.disk_store import peek
 from data.batches import Encoded
 from federation import resources
 from federation.evaluation import scored
+from federation.run_paths import CLIENTS
 from federation.settings import Scalar
 from fedpeptao.errors import InputError
 from fedpeptao.saved import EXPORTED, Saved, read_run
@@ -25,7 +26,7 @@ from models.export import save_parameters, to_peft
 from models.prompted import PromptedModel
 from server_app.run_folder import FACTS, METRICS, PARAMETERS, SETTINGS, SUMMARY, read_history, write_json
 
-ADAPTER, CLIENTS = "adapter", "clients"
+ADAPTER = "adapter"
 
 
 @dataclass(frozen=True)
@@ -179,10 +180,10 @@ def _own_parameters(saved: Saved, client: int, state_dir: Path | None) -> tuple[
     made = saved.settings.federation.rounds + 1 if finally_trained else last_accepted(saved.folder, client)
     if not made:
         return {}, (f"client {client} never took part: its own prompts are still the initial ones",)
-    state = DiskStore(folder).peek(client, made)
+    state = peek(folder, saved.name, client, made)
     if state is None:
         there = sorted(path.name for path in (folder / f"client-{client}").glob("*.safetensors"))
-        other = f", only {' and '.join(there)} of another round or version" if there else ""
+        other = f", only {' and '.join(there)} of another round, run or version, or damaged" if there else ""
         problem = f"its state of round {made}, its last, is not in {folder}{other}"
         mend = "On the client's node give --state-dir, the state-dir of the node"
         raise InputError("--client", client, problem, mend)
@@ -200,7 +201,7 @@ def last_accepted(folder: Path, client: int) -> int:
 
 
 def _accepted(line: Mapping[str, Any], client: int) -> bool:
-    asked = client in (line.get("clients") or [])
+    asked = client in (line.get("clients") or []) and not line.get("void")
     return asked and str(client) not in (line.get("failed") or {}) and client not in (line.get("missing") or [])
 
 

@@ -14,11 +14,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from federation.durable import write_atomically
 from server_app.canvas import BLUE, GREEN, GREY, GRID, SKY, VERMILLION, canvas, legend
 from server_app.console import say
 from server_app.density_plot import density_figure
 from server_app.events import BEFORE_ROUND
-from server_app.run_folder import METRICS, SETTINGS, SPECTRUM, SUMMARY, read_history, write_atomically
+from server_app.run_folder import METRICS, SETTINGS, SPECTRUM, SUMMARY, read_history
 
 
 @dataclass(frozen=True)

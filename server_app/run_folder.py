@@ -12,7 +12,6 @@ import json
 import math
 import os
 import platform
-import tempfile
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -24,6 +23,7 @@ from typing import Any, TextIO
 import torch
 from platformdirs import user_data_path
 
+from federation.durable import write_atomically
 from federation.settings import Scalar
 from fedpeptao import __version__
 from fedpeptao.errors import InputError
@@ -180,21 +180,6 @@ def plain(value: object) -> Any:
 def write_json(path: Path, value: object) -> None:
     """Writes a JSON file atomically."""
     write_atomically(path, (json.dumps(plain(value), indent=2, allow_nan=False) + "\n").encode())
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Readers see the old file or the new one, whole; after an error, the old one."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp's 0600 would keep the file from the group
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def _claim(path: Path) -> bool:

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from client_app import host
-from client_app.state import DiskStore
+from client_app.disk_store import DiskStore
 from federation.grids import InProcessGrid
 from fedpeptao.loaded import open_model
 from server_app import run as server_run

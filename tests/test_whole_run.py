@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from client_app.disk_store import peek
 from client_app.local_update import Adam, local_update
-from client_app.state import DiskStore
 from data.batches import length_batches
 from federation import resources
 from federation.evaluation import batch_inputs, targets
@@ -202,8 +202,7 @@ def train_alone(settings: Settings, x: Tensor, client: int, server_round: int) -
 
 def test_the_other_layers_prompts_stay_on_the_devices_and_differ(make_flat: MakeFlat) -> None:
     ran = go(make_flat(layers="1", clients_per_round=5))
-    store = DiskStore(ran.folder / "clients")
-    states = [store.resume(client, 2) for client in range(5)]
+    states = [peek(ran.folder / "clients", ran.folder.name, client, 2) for client in range(5)]
     locals_ = [state.local["prompt.0"] for state in states if state is not None]
     assert len(locals_) == 5
     assert all(not torch.equal(a, b) for i, a in enumerate(locals_) for b in locals_[:i])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from federation.durable import write_atomically
 from fedpeptao import __version__
 from server_app.report.clients import clients_section
 from server_app.report.curves import curves_section
@@ -13,7 +14,6 @@ from server_app.report.markup import Element, render, tag
 from server_app.report.style import SCRIPT, STYLE
 from server_app.report.traffic import traffic_section
 from server_app.report.words import header, losses_section, machine_section, settings_section, title
-from server_app.run_folder import write_atomically
 
 REPORT = "report.html"
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"

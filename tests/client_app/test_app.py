@@ -77,14 +77,14 @@ def test_the_clients_that_are_named_train_and_keep_their_state_under_the_run(mak
     found = trained(flat, answer(flat, ask_content(flat, (4, 0), run="my-run"), 1000))
     assert list(found) == [4, 0]
     assert all(r.fault == "" and r.delta is not None for r in found.values())
-    folders = sorted(path.name for path in (Path(str(flat["runs-dir"])) / "my-run" / "clients").iterdir())
+    folders = sorted(path.name for path in (Path(str(flat["runs-dir"])) / "my-run" / "clients").glob("client-*"))
     assert folders == ["client-0", "client-4"]
 
 
 def test_a_nodes_own_state_folder_goes_before_the_runs(make_flat: MakeFlat, tmp_path: Path) -> None:
     flat = make_flat()
     answer(flat, ask_content(flat, (1,)), 1001, state_dir=tmp_path / "mine")
-    assert (tmp_path / "mine" / "run" / "clients" / "client-1" / "pending.safetensors").exists()
+    assert (tmp_path / "mine" / "run" / "clients" / "client-1" / "round-1.safetensors").exists()
     assert not Path(str(flat["runs-dir"])).exists()
 
 
@@ -173,3 +173,16 @@ def test_a_run_name_that_leads_elsewhere_is_refused(make_flat: MakeFlat, tmp_pat
 def test_a_question_that_nobody_knows_is_an_error(make_flat: MakeFlat) -> None:
     flat = make_flat()
     assert answer(flat, ask_content(flat, (0,)), 1000, "query.password").has_error()
+
+
+def test_a_state_of_another_model_is_set_aside(make_flat: MakeFlat, tmp_path: Path) -> None:
+    """A node that serves a run of the same name with other settings; more layers in S are no other model."""
+    flat = make_flat()
+    answer(flat, ask_content(flat, (0,)), 1000)
+    again = records.address(ask_content(flat, (0,), server_round=2), [0], [1])
+    assert trained(flat, answer(flat, again, 1000))[0].control_round == 1
+    other = make_flat(prompt_tokens=4)
+    third = records.address(ask_content(other, (0,), server_round=3), [0], [2])
+    assert trained(other, answer(other, third, 1000))[0].control_round == 0
+    names = {path.name for path in (tmp_path / "runs" / "run" / "clients" / "client-0").iterdir()}
+    assert names == {"round-1.safetensors", "round-2.set-aside-1", "round-3.safetensors"}

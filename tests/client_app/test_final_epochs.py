@@ -60,7 +60,9 @@ def test_only_the_last_evaluation_has_them(make_flat: MakeFlat) -> None:
 
 
 def test_they_change_the_personalised_figures_alone(make_flat: MakeFlat) -> None:
-    plain, final = go(make_flat()), go(make_flat(final_local_epochs=2))
+    flat = make_flat(run_name="run")
+    plain = go({**flat, "runs-dir": f"{flat['runs-dir']}-plain"})
+    final = go({**flat, "final-local-epochs": 2})
     assert plain.parameter_bytes == final.parameter_bytes
     changing = ("seconds", "all_personalised", "evaluation_bytes")
     assert plain.lines_without(*changing) == final.lines_without(*changing)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from client_app.state import MemoryStore
 from federation import resources
 from federation.evaluation import losses_on
 from federation.messages import Ask
-from federation.settings import Settings, parse
+from federation.settings import Scalar, Settings, parse
 from models.prompted import PromptedModel
 from strategies.selection import batch_score
 from tests.small_runs import Flat, examples, model_of, write_jsonl
@@ -354,3 +354,16 @@ def test_a_label_that_the_run_does_not_have_is_refused(settings: Settings) -> No
     ask = replace(question(settings, 1), labels=("x", "y", "z"))
     with pytest.raises(ValueError, match="not among the run's classes"):
         host.train(settings, ask, CLIENT, 0, MemoryStore())
+
+
+def test_a_fingerprint_is_of_what_a_state_fits(make_flat: MakeFlat) -> None:
+    """Not of the layers that travel, nor of where the run lies; but of model, data, prompts and classes."""
+
+    def of(layers: tuple[int, ...] = (1,), labels: Sequence[str] = LABELS, **given: Scalar) -> str:
+        return host.fingerprint(parse(make_flat(**given)), layers, labels)
+
+    first = of()
+    assert of((0, 1)) == of(unselected_prompts="none") == of(runs_dir="/else", learning_rate=0.5) == first
+    others = [of(prompt_tokens=4), of(labels=("verbs", "animals", "colours")), of(train_examples=30)]
+    others += [of(model="random:roberta"), of(head="linear", labels=("a", "b"))]
+    assert len({first, *others}) == 6

@@ -2,40 +2,19 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client_app.state import ClientState, DiskStore, MemoryStore, StateStore
-
-CLIENT = 7
+from client_app.state import MemoryStore, StateStore
+from tests.client_app.states import CLIENT, on_disk, same, state
 
 
 @pytest.fixture(params=["memory", "disk"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> StateStore:
-    return MemoryStore() if request.param == "memory" else DiskStore(tmp_path)
-
-
-def state(made_in: int, epoch: int = 0) -> ClientState:
-    """All fields differ from their defaults."""
-    local = {"prompt.1": torch.tensor([made_in + 0.25, -1.0]), "prompt.4": torch.full((2, 3), 0.5)}
-    moments = torch.tensor([[made_in + 0.75, 1.0], [2.0, 3.0]])
-    return ClientState(made_in, epoch, local, torch.tensor([made_in + 0.5]), moments, steps=made_in + 9, warm_up=True)
-
-
-def same(a: ClientState | None, b: ClientState | None) -> bool:
-    if a is None or b is None:
-        return a is b
-    numbers = [(s.round, s.epoch, s.steps, s.warm_up, sorted(s.local)) for s in (a, b)]
-    pairs = [(a.local[name], b.local[name]) for name in a.local if name in b.local]
-    pairs += [(x, y) for x, y in ((a.control, b.control), (a.moments, b.moments)) if x is not None and y is not None]
-    absent = ((a.control is None) == (b.control is None)) and ((a.moments is None) == (b.moments is None))
-    return numbers[0] == numbers[1] and absent and all(torch.equal(x, y) for x, y in pairs)
+    return MemoryStore() if request.param == "memory" else on_disk(tmp_path)
 
 
 def test_a_new_client_has_no_state(store: StateStore) -> None:
@@ -111,11 +90,11 @@ def test_clients_do_not_share_states(store: StateStore) -> None:
 ACTIONS = st.lists(st.tuples(st.sampled_from(["resume", "keep"]), st.integers(0, 4)), max_size=20)
 
 
-@given(actions=ACTIONS)
+@given(actions=ACTIONS, kept=st.integers(1, 3))
 def test_disk_and_memory_agree_and_never_give_another_round(
-    tmp_path_factory: pytest.TempPathFactory, actions: list[tuple[str, int]]
+    tmp_path_factory: pytest.TempPathFactory, actions: list[tuple[str, int]], kept: int
 ) -> None:
-    disk, memory = DiskStore(tmp_path_factory.mktemp("states")), MemoryStore()
+    disk, memory = on_disk(tmp_path_factory.mktemp("states"), kept=kept), MemoryStore(kept)
     for what, number in actions:
         if what == "keep":
             disk.keep(CLIENT, state(number + 1))
@@ -124,130 +103,3 @@ def test_disk_and_memory_agree_and_never_give_another_round(
             found = disk.resume(CLIENT, number)
             assert same(found, memory.resume(CLIENT, number))
             assert found is None or same(found, state(number))
-
-
-# -- only on disk ------------------------------------------------------------------------------------------
-
-
-def test_a_new_process_finds_what_the_old_one_kept(tmp_path: Path) -> None:
-    DiskStore(tmp_path).keep(CLIENT, state(3))
-    assert same(DiskStore(tmp_path).resume(CLIENT, 3), state(3))
-    assert same(DiskStore(tmp_path).resume(CLIENT, 3), state(3))
-
-
-def test_a_view_is_written_as_what_it_shows(tmp_path: Path) -> None:
-    """Rows of a stack, parts of a row, and tensors with a gradient are fine."""
-    rows = torch.arange(12.0, requires_grad=True).reshape(2, 6)
-    store = DiskStore(tmp_path)
-    store.keep(CLIENT, ClientState(1, 0, {"prompt.0": rows[:, 1]}, rows[1, 4:]))
-    found = store.resume(CLIENT, 1)
-    assert found is not None
-    assert found.local["prompt.0"].tolist() == [1, 7]
-    assert found.control is not None
-    assert found.control.tolist() == [10, 11]
-
-
-def test_a_client_with_nothing_of_its_own_keeps_its_round(tmp_path: Path) -> None:
-    store = DiskStore(tmp_path)
-    store.keep(CLIENT, ClientState(1, 0, {}))
-    assert same(store.resume(CLIENT, 1), ClientState(1, 0, {}))
-
-
-def half(path: Path) -> None:
-    content = path.read_bytes()
-    path.write_bytes(content[: len(content) // 2])
-
-
-def without_metadata(path: Path) -> None:
-    from safetensors.torch import save_file
-
-    save_file({"local": torch.zeros(1), "control": torch.zeros(1)}, path)
-
-
-DAMAGES = {
-    "empty": lambda path: path.write_bytes(b""),
-    "half": half,
-    "nonsense": lambda path: path.write_bytes(b"\xff" * 64),
-    "without metadata": without_metadata,
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
-@pytest.mark.parametrize("phase", ["accepted", "pending"])
-def test_a_damaged_file_is_set_aside_and_counts_as_lost(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: Callable[[Path], object], phase: str
-) -> None:
-    store = DiskStore(tmp_path)
-    store.keep(CLIENT, state(1))
-    if phase == "accepted":
-        store.resume(CLIENT, 1)
-    (path,) = tmp_path.rglob(f"{phase}.safetensors")
-    damage(path)
-    damaged = path.read_bytes()
-    assert store.resume(CLIENT, 1) is None
-    assert path.with_suffix(".damaged").read_bytes() == damaged
-    assert str(path) in caplog.text
-    store.keep(CLIENT, state(2))
-    assert same(store.resume(CLIENT, 2), state(2))
-
-
-def test_a_damaged_pending_file_leaves_the_accepted_state(tmp_path: Path) -> None:
-    store = DiskStore(tmp_path)
-    store.keep(CLIENT, state(1))
-    store.resume(CLIENT, 1)
-    store.keep(CLIENT, state(2))
-    (path,) = tmp_path.rglob("pending.safetensors")
-    half(path)
-    assert same(store.resume(CLIENT, 1), state(1))
-
-
-def test_a_crash_between_write_and_replace_leaves_the_old_state(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store = DiskStore(tmp_path)
-    store.keep(CLIENT, state(1))
-
-    def crash(source: object, target: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", crash)
-        with pytest.raises(KeyboardInterrupt):
-            store.keep(CLIENT, state(2))
-    assert same(DiskStore(tmp_path).resume(CLIENT, 1), state(1))
-
-
-def test_a_crash_while_writing_leaves_the_old_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store, write = DiskStore(tmp_path), Path.write_bytes
-    store.keep(CLIENT, state(1))
-
-    def half_written(path: Path, data: bytes) -> int:
-        write(path, data[: len(data) // 2])
-        raise OSError("no space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_bytes", half_written)
-        with pytest.raises(OSError, match="no space"):
-            store.keep(CLIENT, state(2))
-    assert same(DiskStore(tmp_path).resume(CLIENT, 1), state(1))
-    store.keep(CLIENT, state(3))  # what the crash left behind is in nobody's way
-    assert same(store.resume(CLIENT, 3), state(3))
-
-
-def test_a_reader_beside_the_run_finds_either_phase_and_changes_nothing(tmp_path: Path) -> None:
-    store = DiskStore(tmp_path)
-    store.keep(CLIENT, state(1))
-    store.resume(CLIENT, 1)
-    store.keep(CLIENT, state(4))
-    before = {path: path.read_bytes() for path in tmp_path.rglob("*.safetensors")}
-    assert len(before) == 2
-    assert same(store.peek(CLIENT, 1), state(1))
-    assert same(store.peek(CLIENT, 4), state(4))
-    assert store.peek(CLIENT, 2) is None
-    assert store.peek(CLIENT + 1, 1) is None
-    assert {path: path.read_bytes() for path in tmp_path.rglob("*.safetensors")} == before
-    (damaged,) = tmp_path.rglob("accepted.safetensors")
-    damaged.write_bytes(b"torn")
-    assert store.peek(CLIENT, 1) is None
-    assert same(store.peek(CLIENT, 4), state(4))
-    assert damaged.read_bytes() == b"torn"

@@ -170,6 +170,7 @@ BAD: list[tuple[str, Scalar, str]] = [
     ("label-column", "", "not empty"),
     ("validation", "data/valid.jsonl", "absolute path"),
     ("test", "./test.jsonl", "absolute path"),
+    ("state-disk-mb", -1, "at least 0"),
     ("runs-dir", "~/runs", "absolute path"),
     ("run-name", "../elsewhere", "without slashes"),
     ("run-name", "..", "without slashes"),

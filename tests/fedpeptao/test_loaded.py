@@ -12,7 +12,8 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForSequenceClassification
 
-from client_app.state import ClientState, DiskStore
+from client_app.disk_store import DiskStore
+from client_app.state import ClientState
 from federation import resources
 from federation.evaluation import batch_inputs
 from federation.messages import TRAIN
@@ -155,8 +156,9 @@ def test_a_node_needs_the_shared_files_and_its_own_states(ran: Ran, tmp_path: Pa
     with pytest.raises(InputError, match=r"its last, is not in .*--state-dir"):
         open_model(copied, client=0)
     assert torch.equal(open_model(copied, client=0, state_dir=tmp_path / "node").row, expected)
-    (node / "clients" / "client-0" / "accepted.safetensors").write_bytes(b"torn")
-    with pytest.raises(InputError, match=r"only accepted\.safetensors of another round or version"):
+    (kept,) = (node / "clients" / "client-0").iterdir()
+    kept.write_bytes(b"torn")
+    with pytest.raises(InputError, match=rf"only {kept.name} of another round, run or version, or damaged"):
         open_model(copied, client=0, state_dir=tmp_path / "node")
 
 
@@ -178,8 +180,8 @@ def test_of_a_run_cut_short_the_state_of_the_last_used_reply_counts(make_flat: M
     for client, accepted in last.items():
         loaded = open_model(folder, client=client)
         assert "this run is interrupted: its parameters are those after round 2 of 5" in loaded.remarks[0]
-        pending = folder / "clients" / f"client-{client}" / "pending.safetensors"
         if accepted == 2:
+            pending = folder / "clients" / f"client-{client}" / "round-2.safetensors"
             assert pending.exists()  # nobody has told the client yet
             assert not torch.equal(loaded.row, open_model(folder).row)
 
@@ -190,7 +192,7 @@ def test_shared_prompts_go_before_those_of_a_warm_up(ran: Ran, tmp_path: Path) -
     shutil.copytree(ran.folder, copied)
     before = open_model(copied, client=0)
     kept = before.model.layout.unflatten(before.row)
-    store = DiskStore(copied / "clients")
+    store = DiskStore(copied / "clients", before.saved.name, "any")
     local = {name: value + 1 for name, value in kept.items() if name.startswith("prompt.")}
     store.keep(0, ClientState(accepted, 0, local, warm_up=True))
     store.resume(0, accepted)

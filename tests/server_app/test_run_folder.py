@@ -14,7 +14,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from fedpeptao.errors import InputError
-from server_app.run_folder import RunFolder, plain, write_atomically
+from server_app.run_folder import RunFolder, plain
 
 
 def test_a_named_run_lies_in_the_folder_of_that_name(tmp_path: Path) -> None:
@@ -171,12 +171,6 @@ def test_a_summary_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: 
     summary = json.loads((folder.path / "summary.json").read_text())
     assert summary == {"status": "interrupted", "paths": {"run": str(folder.path)}}
     assert not [path for path in folder.path.iterdir() if path.name.startswith(".")]
-
-
-def test_atomic_files_can_be_read_by_the_group(tmp_path: Path) -> None:
-    write_atomically(tmp_path / "file", b"content")
-    assert (tmp_path / "file").read_bytes() == b"content"
-    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o644
 
 
 def test_what_json_cannot_hold_is_an_error() -> None:

@@ -10,12 +10,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from client_app.state import DiskStore, MemoryStore, StateStore
+from client_app.disk_store import DiskStore
+from client_app.state import MemoryStore, StateStore
 from experiments.quadratics import Federation, four_clients, settings
 from federation.codec import FloatCodec
 
 MakeStore = Callable[[Path], StateStore]
-STORES = pytest.mark.parametrize("make_store", [lambda folder: MemoryStore(), DiskStore], ids=["memory", "disk"])
+
+
+def on_disk(folder: Path) -> DiskStore:
+    return DiskStore(folder, "run", "quadratics")
+
+
+STORES = pytest.mark.parametrize("make_store", [lambda folder: MemoryStore(), on_disk], ids=["memory", "disk"])
 FATES = ("accepted", "accepted", "lost on the way back", "never arrived there", "delivered twice")
 
 

@@ -17,7 +17,7 @@ import torch
 from flwr.app import Error, Message, RecordDict
 from torch import Tensor
 
-from client_app.state import DiskStore
+from client_app.disk_store import DiskStore
 from experiments.quadratics import Federation, Quadratics
 from federation import records
 from federation.codec import make_codec
@@ -93,7 +93,7 @@ class World:
 
     def __init__(self, history: History, nodes: int, folder: Path | None = None) -> None:
         setup, codec = history.setup, make_codec(history.setup.server.precision)
-        store = None if folder is None else DiskStore(folder)
+        store = None if folder is None else DiskStore(folder, "run", "quadratics")
         self.nodes, self.examples = nodes, dict(enumerate(history.examples))
         self.sent: dict[int, TrainReply] = {}
         self.federation = Federation(history.problem(), setup, history.per_round, codec, store)

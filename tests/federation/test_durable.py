@@ -1,0 +1,95 @@
+"""Whole or not there, and on disk before anybody is told."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from federation.durable import make_folder, sync_folder, write_atomically
+
+
+def place_of(descriptor: int) -> Path:
+    """The path behind a descriptor."""
+    return Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+
+
+@pytest.fixture
+def done(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What was asked of the disk, in its order."""
+    asked: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def synced(descriptor: int) -> None:
+        path = place_of(descriptor)
+        asked.append(f"folder {path.name} on disk" if path.is_dir() else f"{path.stat().st_size} bytes on disk")
+        fsync(descriptor)
+
+    def replaced(source: str, target: Path) -> None:
+        asked.append(f"renamed to {target.name}")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", replaced)
+    return asked
+
+
+def test_the_content_is_on_disk_before_its_name_and_the_name_before_the_end(tmp_path: Path, done: list[str]) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    write_atomically(folder / "file", b"content")
+    assert done == ["7 bytes on disk", "renamed to file", "folder folder on disk"]
+
+
+def test_a_new_folder_is_on_disk_in_the_one_above(tmp_path: Path, done: list[str]) -> None:
+    base = tmp_path / "base"
+    base.mkdir()
+    make_folder(base / "a" / "b")
+    assert (base / "a" / "b").is_dir()
+    assert done == ["folder base on disk", "folder a on disk"]
+    make_folder(base / "a" / "b")
+    assert len(done) == 2  # nothing to do
+
+
+def test_files_can_be_read_by_the_group(tmp_path: Path) -> None:
+    write_atomically(tmp_path / "file", b"content")
+    assert (tmp_path / "file").read_bytes() == b"content"
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o644
+
+
+@contextmanager
+def files_up_to(size: int) -> Iterator[None]:
+    """The system refuses to let a file grow beyond it, in the middle of a write."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_write_that_the_system_stops_half_way_leaves_the_old_file_alone(tmp_path: Path) -> None:
+    write_atomically(tmp_path / "file", b"old")
+    with files_up_to(2**20), pytest.raises(OSError, match="File too large"):
+        write_atomically(tmp_path / "file", bytes(2**21))
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("file", b"old")]
+
+
+def test_a_file_system_that_cannot_sync_a_folder_is_no_error_and_a_broken_disk_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = errno.EINVAL
+
+    def refuse(descriptor: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    sync_folder(tmp_path)
+    code = errno.EIO
+    with pytest.raises(OSError, match="Input/output error"):
+        sync_folder(tmp_path)
