@@ -26,7 +26,7 @@ ceiling: venv-demo ## train centrally with as many optimiser steps, for comparis
 test: venv-dev ## all tests (ARGS: of pytest)
 	@exec $(BIN)/python -m pytest $(ARGS)
 
-test-fast: venv-dev ## the tests that start neither Ray nor servers (ARGS: of pytest)
+test-fast: venv-dev ## the tests that start neither Ray nor servers and take no minutes (ARGS: of pytest)
 	@exec $(BIN)/python -m pytest -m "not slow" $(ARGS)
 
 check: venv-dev ## lint, format and type checks

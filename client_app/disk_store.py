@@ -40,22 +40,25 @@ class DiskStore:
 
     def resume(self, client: int, accepted: int) -> ClientState | None:
         """See StateStore."""
-        found = None
         try:
             self._hold()
             files = self._files(client)
             stay = sorted(made for made in map(round_of, files) if 0 <= made <= accepted)[-self._kept :]
             for path in files:
-                if (made := round_of(path)) in stay and made != accepted:
-                    continue
-                state = self._read(client, path)
-                if state is not None and state.round == accepted:
-                    found = state
-                elif state is not None:
+                if round_of(path) not in stay and self._read(client, path) is not None:
                     _drop(path)
+            return self.look(client, accepted)
         except OSError as error:
             raise StateError(f"client {client}: its state cannot be read: {error}") from error
-        return found
+
+    def look(self, client: int, accepted: int) -> ClientState | None:
+        """See StateStore."""
+        try:
+            self._hold()
+            paths = [path for path in self._files(client) if round_of(path) == accepted]
+            return self._read(client, paths[0]) if paths else None
+        except OSError as error:
+            raise StateError(f"client {client}: its state cannot be read: {error}") from error
 
     def keep(self, client: int, state: ClientState) -> None:
         """See StateStore. On disk when this returns."""

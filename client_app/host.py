@@ -92,13 +92,17 @@ class Start:
     state_round: int
 
 
-def start(settings: Settings, ask: Ask, client: int, accepted: int, store: StateStore) -> Start:
-    """Two-phase: the store commits or drops what is pending, as the server's last accepted round says."""
+def start(settings: Settings, ask: Ask, client: int, accepted: int, store: StateStore, commit: bool = True) -> Start:
+    """Two-phase: the store commits or drops what is pending, as the server's last accepted round says.
+
+    commit: not to evaluate: the server may not have kept yet what it tells.
+    """
     model = resources.prompted(settings, ask.layers, ask.labels)
     layout = model.layout.first(travelling_names(model.layout, ask.layers))
     values = model.layout.unflatten(model.initial(settings.federation.seed, settings.model.prompt_init_std))
     travelling = travelling_layout(settings, ask.layers, ask.labels).unflatten(ask.shared)
-    state = store.resume(client, accepted) or ClientState(0, ask.epoch, {})
+    kept = store.resume(client, accepted) if commit else store.look(client, accepted)
+    state = kept or ClientState(0, ask.epoch, {})
     own = {name: value for name, value in state.local.items() if name in layout.names}
     control = state.control if state.epoch == ask.epoch else None
     return Start(
@@ -232,7 +236,7 @@ def evaluate(settings: Settings, ask: Ask, client: int, accepted: int, store: St
     After the last round it first trains for `final-local-epochs` on its own, if there are any. What comes of that is kept as a
     state of the round after the last, which no server ever accepts: a run that goes on does so from before it.
     """
-    begun = start(settings, ask, client, accepted, store)
+    begun = start(settings, ask, client, accepted, store, commit=False)
     train_shard, validation_shard = shard_of(settings, client)
     if settings.local.final_local_epochs and ask.round == settings.federation.rounds:
         begun = replace(begun, row=_trained_alone(settings, ask, client, begun, train_shard))

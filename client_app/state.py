@@ -42,12 +42,19 @@ class ClientState:
 
 
 class StateStore(Protocol):
-    """The port: two verbs. On disk: client_app/disk_store.py."""
+    """The port: three verbs. On disk: client_app/disk_store.py."""
 
     def resume(self, client: int, accepted: int) -> ClientState | None:
         """The state of round `accepted`, which is committed. None: there is no such state, or it was lost.
 
         Later ones are dropped. Of earlier ones the last few may stay, for a server that goes on from an earlier checkpoint.
+
+        Raises:
+            StateError: it cannot be read for now.
+        """
+
+    def look(self, client: int, accepted: int) -> ClientState | None:
+        """The same, and nothing is committed or dropped: to evaluate, before the server's checkpoint is written.
 
         Raises:
             StateError: it cannot be read for now.
@@ -74,6 +81,10 @@ class MemoryStore:
         stay = sorted(made for made in states if made <= accepted)[-self._kept :]
         self._states[client] = {made: states[made] for made in stay}
         return states.get(accepted)
+
+    def look(self, client: int, accepted: int) -> ClientState | None:
+        """See StateStore."""
+        return self._states.get(client, {}).get(accepted)
 
     def keep(self, client: int, state: ClientState) -> None:
         """See StateStore."""

@@ -51,7 +51,8 @@ class Assembly:
         codec = make_codec(self.settings.server.precision)
 
         def rows() -> ClientRows:
-            return FileRows(self.folder / ROWS, self.settings.federation.clients, size)
+            settings = self.settings
+            return FileRows(self.folder / ROWS, settings.federation.clients, size, settings.run.checkpoints)
 
         return self._strategy(build(self.settings, self.found.cohort, codec, rows), layers, warm, warm_up=False)
 

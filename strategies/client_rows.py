@@ -4,8 +4,8 @@ At 10^5 clients of half a million parameters they are 200 GB, so they lie in one
 place: memory holds one row, disk only clients that were ever sampled. Positioned reads and writes, not a memory map: a page
 fault for each 4 kB makes first writes many times slower (experiments/state_store.py measures both).
 
-Two slots per client, in the phases of client_app/state.py: a row is written to the slot that does not hold the accepted round, so
-that a server which dies in a round, and goes on from the state before it, finds the rows of that state.
+A client has one slot more than accepted rows that stay, as in client_app/state.py: a row is written to a slot that holds none
+of those, so that a server which dies in a round, and goes on from a state before it, finds the rows of that state.
 """
 
 from __future__ import annotations
@@ -21,9 +21,8 @@ from torch import Tensor
 
 from fedpeptao.errors import RunError
 
-_MAGIC, _VERSION, _PAGE = b"fedpeptao rows\0\0", 1, 4096
-_HEADER = struct.Struct("<16sqqq")  # magic, version, clients, size
-_TAGS = struct.Struct("<qq")  # the round of each slot's row; 0 for none
+_MAGIC, _VERSION, _PAGE = b"fedpeptao rows\0\0", 2, 4096
+_HEADER = struct.Struct("<16sqqqq")  # magic, version, clients, size, slots
 
 
 class ClientRows(Protocol):
@@ -74,6 +73,7 @@ class FileRows:
         path: the file; made if it is not there, gone on with if it is.
         clients: N; a client is a number below it.
         size: R.
+        kept: accepted rows that stay, at least 1.
 
     Raises:
         RunError: the file is not one of these, or of other numbers, or the disk does not take it.
@@ -81,13 +81,17 @@ class FileRows:
 
     _file = -1  # none open
 
-    def __init__(self, path: Path, clients: int, size: int) -> None:
-        self.path, self.clients, self.size = path, clients, size
+    def __init__(self, path: Path, clients: int, size: int, kept: int = 1) -> None:
+        self.path, self.clients, self.size, self._kept = path, clients, size, kept
+        self._slots = kept + 1
+        self._tag = struct.Struct(f"<{self._slots}q")  # the round of each slot's row; 0 for none
         self._tags_at = _PAGE
-        self._rows_at = _pages(self._tags_at + clients * _TAGS.size)
+        self._rows_at = _pages(self._tags_at + clients * self._tag.size)
         self._stride = _pages(4 * size)
-        self._length = self._rows_at + 2 * clients * self._stride  # apparent: a block is taken when it is written
-        header = _HEADER.pack(_MAGIC, _VERSION, clients, size)
+        self._length = (
+            self._rows_at + self._slots * clients * self._stride
+        )  # apparent: a block is taken when it is written
+        header = _HEADER.pack(_MAGIC, _VERSION, clients, size, self._slots)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
@@ -115,14 +119,15 @@ class FileRows:
         if not math.isfinite(float(values.sum())) and not torch.isfinite(values).all():  # a sum is the cheaper question
             raise ValueError(f"client {client}: a row that is not finite")
         tags = list(self._tags(client))
-        slot = 1 if accepted and tags[0] == accepted else 0
-        place = self._tags_at + client * _TAGS.size
+        stay = sorted(tag for tag in tags if 0 < tag <= accepted)[-self._kept :]
+        slot = next(number for number, tag in enumerate(tags) if tag not in stay)
+        place = self._tags_at + client * self._tag.size
         try:
             tags[slot] = 0
-            _write_whole(self._file, _TAGS.pack(*tags), place)  # no tag vouches for a row that is half written
+            _write_whole(self._file, self._tag.pack(*tags), place)  # no tag vouches for a row that is half written
             _write_whole(self._file, values.numpy().data.cast("B"), self._place(client, slot))
             tags[slot] = server_round
-            _write_whole(self._file, _TAGS.pack(*tags), place)
+            _write_whole(self._file, self._tag.pack(*tags), place)
         except OSError as error:
             raise self._refused(error) from error
 
@@ -141,8 +146,8 @@ class FileRows:
         if found[:16] != _MAGIC or len(found) < _HEADER.size:
             what = "is not a file of client rows"
         elif found != header:
-            _, version, clients, size = _HEADER.unpack(found)
-            what = f"holds rows of {size} parameters for {clients} clients (version {version})"
+            _, version, clients, size, slots = _HEADER.unpack(found)
+            what = f"holds rows of {size} parameters for {clients} clients ({slots} each, version {version})"
         elif os.fstat(self._file).st_size < self._length:
             what = "was cut short"
         if what:
@@ -157,14 +162,14 @@ class FileRows:
             "make room, or set runs-dir to a folder on another disk"
         )
 
-    def _tags(self, client: int) -> tuple[int, int]:
+    def _tags(self, client: int) -> tuple[int, ...]:
         if not 0 <= client < self.clients:
             raise ValueError(f"client {client} is none of 0 to {self.clients - 1}")
-        first, second = _TAGS.unpack(os.pread(self._file, _TAGS.size, self._tags_at + client * _TAGS.size))
-        return first, second
+        size = self._tag.size
+        return self._tag.unpack(os.pread(self._file, size, self._tags_at + client * size))
 
     def _place(self, client: int, slot: int) -> int:
-        return self._rows_at + (2 * client + slot) * self._stride
+        return self._rows_at + (self._slots * client + slot) * self._stride
 
 
 def _pages(size: int) -> int:

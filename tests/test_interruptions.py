@@ -25,6 +25,7 @@ from strategies.client_rows import FileRows
 from strategies.fedpeptao import FedPepTAO
 from tests.small_runs import Flat, Ran, go
 
+pytestmark = pytest.mark.slow
 MakeFlat = Callable[..., Flat]
 INTERRUPTIONS = 40  # of each kind of run, at least
 KINDS: dict[str, Flat] = {
@@ -96,6 +97,7 @@ def fate(monkeypatch: pytest.MonkeyPatch, no_plots: None) -> Fate:
         (host, "evaluate"),
         (DiskStore, "keep"),
         (DiskStore, "resume"),
+        (DiskStore, "look"),
         (RunFolder, "append"),
         (FileRows, "write"),
         (FedPepTAO, "fold"),
@@ -145,3 +147,24 @@ def test_whenever_it_dies_it_ends_with_the_same_bits(
         assert all(torch.equal(again_rows[client], rows[client]) for client in rows)
     assert deaths >= INTERRUPTIONS
     assert points > 100
+
+
+@pytest.mark.parametrize("kind", ["device correction", "server correction, moments that go on", "released"])
+def test_without_its_newest_checkpoint_too(make_flat: MakeFlat, tmp_path: Path, fate: Fate, kind: str) -> None:
+    """Damaged while the run was down: the one before it serves, and what clients and rows hold of that round is still there."""
+    flat = make_flat(rounds=4, run_name="run", runs_dir=str(tmp_path / "whole"), clients_per_round=4, **KINDS[kind])
+    fate.live(-1)
+    whole, points = go(flat), fate.passed
+    for number in range(points // 2, points, points // 16):
+        again = {**flat, "runs-dir": str(tmp_path / str(number))}
+        folder = tmp_path / str(number) / "run"
+        fate.live(number)
+        with pytest.raises(DeathError):
+            go(again)
+        *_, newest = sorted((folder / "checkpoints").glob("round-*.safetensors"))
+        newest.write_bytes(newest.read_bytes()[:-1])
+        fate.live(-1)
+        ended = go(goes_on(again, folder))
+        assert ended.lines_without("seconds") == whole.lines_without("seconds")
+        assert ended.parameter_bytes == whole.parameter_bytes
+        assert ended.summary["final"] == whole.summary["final"]

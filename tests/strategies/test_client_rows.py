@@ -228,3 +228,14 @@ def test_a_row_whose_sum_alone_is_not_finite_is_kept(path: Path) -> None:
     found = rows.read(0, 1)
     assert found is not None
     assert torch.equal(found, large)
+
+
+def test_as_many_accepted_rows_stay_as_asked_for(tmp_path: Path) -> None:
+    """A server may go on from as many checkpoints back."""
+    rows = FileRows(tmp_path / "rows.bin", CLIENTS, SIZE, kept=2)
+    for made, accepted in ((3, 0), (4, 3), (7, 4), (9, 7)):
+        rows.write(5, made, row(made), accepted)
+    assert [rows.read(5, made) is not None for made in (3, 4, 7, 9)] == [False, True, True, True]
+    rows.write(5, 8, row(8), 4)  # it went on from before 7
+    assert same(rows.read(5, 4), 4)
+    assert same(rows.read(5, 8), 8)
