@@ -6,7 +6,9 @@ A client that fails is data: its answer says why, the others of the same node an
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 from flwr.app import Context, Message
@@ -18,6 +20,7 @@ from client_app.disk_store import open_store
 from client_app.state import StateStore
 from federation import records, resources
 from federation.codec import Codec, make_codec
+from federation.logs import LOG, about, event, kept_in
 from federation.messages import Ask, AskHeader, CurvatureReply, EvaluateReply, MessageError, RollCallReply, TrainReply
 from federation.run_paths import state_folder
 from federation.settings import Settings, parse
@@ -34,11 +37,12 @@ def roll_call(message: Message, context: Context) -> Message:
     """Who lives here, with how many examples, which labels and which scores."""
     settings = _settings(context)
     ask = records.decode_roll_call(message.content)
-    replies = _answers(
-        _clients(settings, context),
-        lambda client: host.roll_call(settings, client, ask.score),
-        lambda client, why: RollCallReply(client, fault=why),
-    )
+    with _logged("roll call", settings, context, run=ask.run):
+        replies = _answers(
+            _clients(settings, context),
+            lambda client: host.roll_call(settings, client, ask.score),
+            lambda client, why: RollCallReply(client, fault=why),
+        )
     return Message(records.encode_roll_call_replies(replies), reply_to=message)
 
 
@@ -48,13 +52,14 @@ def train(message: Message, context: Context) -> Message:
     settings = _settings(context)
     ask, layout, codec, store = _open(message, settings, context)
     accepted = dict(zip(ask.clients, ask.accepted, strict=True))
-    replies = _answers_together(
-        ask.clients,
-        settings.local.clients_together,
-        lambda group: host.train_together(settings, ask, group, accepted, store),
-        lambda client: host.train(settings, ask, client, accepted[client], store),
-        lambda client, why: TrainReply(client, ask.round, fault=why),
-    )
+    with _logged("training", settings, context, run=ask.run, round=ask.round):
+        replies = _answers_together(
+            ask.clients,
+            settings.local.clients_together,
+            lambda group: host.train_together(settings, ask, group, accepted, store),
+            lambda client: host.train(settings, ask, client, accepted[client], store),
+            lambda client, why: TrainReply(client, ask.round, fault=why),
+        )
     return Message(records.encode_train_replies(replies, layout, codec), reply_to=message)
 
 
@@ -64,11 +69,12 @@ def evaluate(message: Message, context: Context) -> Message:
     settings = _settings(context)
     ask, _, _, store = _open(message, settings, context)
     accepted = dict(zip(ask.clients, ask.accepted, strict=True))
-    replies = _answers(
-        ask.clients,
-        lambda client: host.evaluate(settings, ask, client, accepted[client], store),
-        lambda client, why: EvaluateReply(client, ask.round, fault=why),
-    )
+    with _logged("evaluation", settings, context, run=ask.run, round=ask.round):
+        replies = _answers(
+            ask.clients,
+            lambda client: host.evaluate(settings, ask, client, accepted[client], store),
+            lambda client, why: EvaluateReply(client, ask.round, fault=why),
+        )
     return Message(records.encode_evaluate_replies(replies), reply_to=message)
 
 
@@ -77,12 +83,24 @@ def curvature(message: Message, context: Context) -> Message:
     """The spectrum of each named client's Hessian at what the message holds."""
     settings = _settings(context)
     ask, _, _, _ = _open(message, settings, context)
-    replies = _answers(
-        ask.clients,
-        lambda client: spectrum_of(settings, ask, client),
-        lambda client, why: CurvatureReply(client, ask.round, fault=why),
-    )
+    with _logged("curvature", settings, context, run=ask.run, round=ask.round):
+        replies = _answers(
+            ask.clients,
+            lambda client: spectrum_of(settings, ask, client),
+            lambda client, why: CurvatureReply(client, ask.round, fault=why),
+        )
     return Message(records.encode_curvature_replies(replies), reply_to=message)
+
+
+@contextmanager
+def _logged(what: str, settings: Settings, context: Context, *, run: str, **fields: object) -> Iterator[None]:
+    """Events of a message's work, in the node's own log beside its clients' states."""
+    started = time.monotonic()
+    place = state_folder(settings, run, context.node_config).parent / LOG
+    with kept_in(place), about(run=run, node=context.node_config["partition-id"], **fields):
+        event(f"{what} begins")
+        yield
+        event(f"{what} ends", seconds=round(time.monotonic() - started, 3))
 
 
 def _settings(context: Context) -> Settings:
@@ -120,11 +138,15 @@ def _answers(clients: Iterable[int], work: Callable[[int], Reply], failed: Calla
     """Each client's answer; one that raises answers with why, and the log has its traceback."""
     replies = []
     for client in clients:
-        try:
-            replies.append(work(client))
-        except Exception as error:  # whatever it is, the other clients of this node must still answer
-            logger.exception("client %d failed", client)
-            replies.append(failed(client, f"{type(error).__name__}: {error}"))
+        started = time.monotonic()
+        with about(client=client):
+            try:
+                replies.append(work(client))
+                event("answered", seconds=round(time.monotonic() - started, 3))
+            except Exception as error:  # whatever it is, the other clients of this node must still answer
+                event("failed", logging.ERROR)
+                logger.exception("client %d failed", client)
+                replies.append(failed(client, f"{type(error).__name__}: {error}"))
     return replies
 
 
@@ -142,8 +164,10 @@ def _answers_together(
         if len(group) > 1:
             try:
                 replies += together(group)
+                event("answered together", clients=list(group))
                 continue
             except Exception:  # one by one it is known whose it was
+                event("failed together", logging.ERROR, clients=list(group))
                 logger.exception("clients %s failed together: each goes on alone", list(group))
         replies += _answers(group, alone, failed)
     return replies

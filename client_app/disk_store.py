@@ -8,7 +8,6 @@ used or dropped. One that is not what it should be is set aside, never deleted, 
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 from functools import lru_cache
 from itertools import count
@@ -18,8 +17,8 @@ from client_app.state import ClientState, StateError
 from client_app.state_file import NotAStateError, Owner, pack, unpack
 from client_app.state_folder import Held, client_folder, round_of, state_name
 from federation.durable import make_folder, write_atomically
+from federation.logs import logger
 
-logger = logging.getLogger(__name__)
 _ASIDE = "set-aside"
 
 

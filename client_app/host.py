@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -29,8 +28,6 @@ from federation.settings import Settings
 from models.layout import Layout
 from models.prompted import PromptedModel
 from strategies.selection import SCORE_BATCH, batch_score, travelling_names
-
-logger = logging.getLogger(__name__)
 
 
 def clients_of_node(clients: int, node: int, nodes: int) -> list[int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 
 from federation.durable import make_folder, write_atomically
+from federation.logs import event
 from federation.messages import Evaluation
 from federation.sealed import NotSealedError, facts_of, seal, tensors_of
 from federation.settings import Flat, Scalar, defaults
@@ -105,6 +107,7 @@ class Checkpoints:
             write_atomically(path, _pack(identity, progress, self._history()))
             for old in self._paths()[self._kept :]:
                 old.unlink()
+            event("checkpoint kept", round=progress.state.round, file=path.name, bytes=path.stat().st_size)
         except OSError as error:
             raise RunError(
                 f"round {progress.state.round} cannot be kept in {path}: {error.strerror or error}. "
@@ -125,6 +128,7 @@ class Checkpoints:
                 facts, tensors = _read(path)
             except NotSealedError as error:
                 aside = _set_aside(path)
+                event("checkpoint set aside", logging.WARNING, file=path.name, why=str(error))
                 warn(f"the checkpoint {path} {error}: set aside as {aside.name}, the one before it serves")
                 continue
             self._cut_history(json.loads(facts["history"]))

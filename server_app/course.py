@@ -13,6 +13,7 @@ import torch
 from federation import resources
 from federation.evaluation import Counts, count
 from federation.grids import RecordingGrid
+from federation.logs import event
 from federation.settings import Settings
 from fedpeptao.errors import InputError
 from models.export import save_parameters, to_peft
@@ -95,6 +96,7 @@ class Course:
             check_identity(was, self.identity, self.folder.path)
         self.folder.write_summary({**self.known, "status": "running"})
         self.grid.reset()  # the roll call's bytes are no round's
+        event("roll call ended", nodes=len(set(found.nodes.values())), clients=len(found.replies))
         return found
 
     def _selected(self, assembly: Assembly, rounds: Rounds) -> PromptStrategy:
@@ -121,6 +123,7 @@ class Course:
         strategy = assembly.strategy(layers, warm)
         self.known |= {"layers": list(layers), "parameters_per_message": strategy.layout.size}
         self.folder.write_summary({**self.known, "status": "running"})
+        event("layers selected", layers=list(layers), round=strategy.state.round)
         self._save(strategy, None)
         return strategy
 

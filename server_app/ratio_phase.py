@@ -24,7 +24,7 @@ from federation.settings import Scalar, Settings
 from fedpeptao import __version__
 from fedpeptao.errors import RunError
 from server_app.console import duration, ratio_table, say, warn
-from server_app.roll_call import with_progress
+from server_app.progress import with_progress
 from server_app.run_folder import SPECTRUM, RunFolder, plain, write_json
 from strategies.ratio import weighted_ratio
 from strategies.shell import PromptStrategy

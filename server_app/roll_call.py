@@ -7,7 +7,6 @@ client stops the run.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from flwr.app import Message
@@ -19,11 +18,9 @@ from federation.messages import ROLL_CALL, MessageError, RollCallAsk, RollCallRe
 from federation.randomness import generator
 from federation.settings import Settings, layer_list
 from fedpeptao.errors import InputError, RunError
-from server_app.console import say
+from server_app.progress import with_progress
 from strategies.build import Cohort
 from strategies.selection import best_layers, layer_count, mean_scores
-
-PROGRESS_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -140,16 +137,6 @@ def _nodes(grid: Grid, timeout_s: float) -> list[int]:
             raise RunError(f"no node came online within {timeout_s:g} s")
         time.sleep(0.5)
     return nodes
-
-
-def with_progress(answers: Iterable[Exchange], count: int) -> Iterable[Exchange]:
-    """The answers, and now and then a line on how many have come."""
-    said = time.monotonic()
-    for number, answer in enumerate(answers, start=1):
-        yield answer
-        if time.monotonic() - said > PROGRESS_S and number < count:
-            said = time.monotonic()
-            say(f"  {number} of {count} nodes have answered")
 
 
 def _read(exchange: Exchange) -> list[RollCallReply]:

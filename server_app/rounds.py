@@ -5,6 +5,7 @@ Flower's own loop begins at round 1, polls every 3 s and has no deadline of its 
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -14,10 +15,12 @@ from typing import Any
 
 from federation.evaluation import Counts
 from federation.grids import RecordingGrid, exchanges
+from federation.logs import about, event
 from federation.messages import Evaluation
 from federation.settings import Settings
 from fedpeptao.errors import RunError
 from server_app.console import round_header, round_line, say, warn
+from server_app.progress import with_progress
 from server_app.run_folder import RunFolder
 from strategies.roster import Outcome
 from strategies.shell import PromptStrategy
@@ -61,16 +64,21 @@ class Rounds:
         if strategy.state.round == 0:
             self._begin(strategy)
         for server_round in range(strategy.state.round + 1, last + 1):
-            line = self._train(strategy, server_round)
-            self._keep(strategy)
-            line |= self._tested(strategy, server_round)
-            self._evaluation = None
-            if _due(server_round, self._settings.run.evaluate_every, self._settings.federation.rounds):
-                self._evaluation = self._evaluate(strategy, line)
-            self._write(line)
-            self._save(strategy, self._evaluation)
+            with about(round=server_round):
+                self._round(strategy, server_round)
         if last == self._settings.federation.rounds and self._evaluation is None:
             self._end(strategy)
+
+    def _round(self, strategy: PromptStrategy, server_round: int) -> None:
+        """Train, keep, test, evaluate where due, write the line, save: in this order."""
+        line = self._train(strategy, server_round)
+        self._keep(strategy)
+        line |= self._tested(strategy, server_round)
+        self._evaluation = None
+        if _due(server_round, self._settings.run.evaluate_every, self._settings.federation.rounds):
+            self._evaluation = self._evaluate(strategy, line)
+        self._write(line)
+        self._save(strategy, self._evaluation)
 
     def _begin(self, strategy: PromptStrategy) -> None:
         """The line of round 0: the model as it begins, and all there is of a run without rounds."""
@@ -131,8 +139,10 @@ class Rounds:
         give_up = time.monotonic() + self._settings.federation.quorum_wait_s
         for attempt in count():
             messages = strategy.train_messages(server_round, attempt)
+            event("round begins", clients=strategy.sampled(server_round, attempt), attempt=attempt)
             with closing(exchanges(self._grid, messages, self._settings.run.round_timeout_s)) as replies:
-                outcome = strategy.close_round(server_round, replies, attempt)
+                outcome = strategy.close_round(server_round, with_progress(replies, len(messages)), attempt)
+            _log(outcome, strategy)
             left = give_up - time.monotonic()
             if not outcome.void or left <= 0:
                 return outcome, attempt + 1
@@ -165,7 +175,9 @@ class Rounds:
     def _evaluate(self, strategy: PromptStrategy, line: Line) -> Outcome:
         """All clients, in messages of their own; its traffic is counted apart from training."""
         messages = strategy.evaluate_messages()
-        outcome = strategy.close_evaluation(exchanges(self._grid, messages, self._settings.run.round_timeout_s))
+        with closing(exchanges(self._grid, messages, self._settings.run.round_timeout_s)) as replies:
+            outcome = strategy.close_evaluation(with_progress(replies, len(messages)))
+        event("evaluation ended", clients=len(outcome.evaluations), failed=outcome.failed, missing=outcome.missing)
         down, up = self._grid.reset()
         line["evaluation_bytes"] = down.total() + up.total()
         line["all_personalised_accuracy"] = pooled_personalised(outcome.evaluations.values()).accuracy
@@ -237,6 +249,19 @@ def _traffic(down: Counter[str], up: Counter[str]) -> Line:
         "down_detail": dict(sorted(down.items())),
         "up_detail": dict(sorted(up.items())),
     }
+
+
+def _log(outcome: Outcome, strategy: PromptStrategy) -> None:
+    """What became of each client that was asked, and of the round."""
+    nodes = strategy.roster.nodes
+    for client in outcome.accepted:
+        event("reply accepted", client=client, node=nodes[client])
+    for client, why in outcome.failed.items():
+        event("reply failed", logging.WARNING, client=client, node=nodes[client], why=why)
+    for client in outcome.missing:
+        event("reply missing", logging.WARNING, client=client, node=nodes[client])
+    level = logging.WARNING if outcome.void else logging.INFO
+    event("round void" if outcome.void else "round closed", level, accepted=len(outcome.accepted))
 
 
 def _why(outcome: Outcome) -> str:

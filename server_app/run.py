@@ -5,6 +5,7 @@ The ServerApp calls it over Flower's grid; tests and experiments over one in the
 
 from __future__ import annotations
 
+import logging
 import time
 from pathlib import Path
 
@@ -12,9 +13,11 @@ from flwr.serverapp import Grid
 
 from federation import resources
 from federation.grids import RecordingGrid
+from federation.logs import LOG, about, event, kept_in
 from federation.remarks import remarks
 from federation.run_paths import runs_folder
 from federation.settings import Settings, defaults
+from fedpeptao import __version__
 from fedpeptao.console import RUN_FOLDER
 from fedpeptao.errors import InputError
 from models.curvature import check_second_derivative
@@ -46,15 +49,19 @@ def run(grid: Grid, settings: Settings) -> Summary:
     except BaseException:  # a run that may not go on is left as it was
         folder.close()
         raise
-    try:
-        summary = course.follow()
-        status = "completed"
-    except KeyboardInterrupt:
-        status = "interrupted"
-        raise
-    finally:
-        summary = finish(folder.path, {**summary, "status": status, "seconds": time.monotonic() - started})
-        folder.close()
+    with kept_in(folder.path / LOG), about(run=folder.path.name):
+        event("run begins", version=__version__, after=course.before.state.round if course.before else None)
+        try:
+            summary = course.follow()
+            status = "completed"
+        except KeyboardInterrupt:
+            status = "interrupted"
+            raise
+        finally:
+            seconds = time.monotonic() - started
+            event("run ends", logging.INFO if status == "completed" else logging.ERROR, status=status, seconds=seconds)
+            summary = finish(folder.path, {**summary, "status": status, "seconds": seconds})
+            folder.close()
     say(summary_table(summary))
     return summary
 

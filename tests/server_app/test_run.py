@@ -45,6 +45,7 @@ def test_what_a_run_leaves(make_flat: MakeFlat) -> None:
     assert names == {
         "settings.json",
         "resume.toml",
+        "log.jsonl",
         "checkpoints",
         "facts.json",
         "metrics.jsonl",
