@@ -111,7 +111,9 @@ def _open(message: Message, settings: Settings, context: Context) -> tuple[Ask, 
 def _store(settings: Settings, header: AskHeader, context: Context) -> StateStore:
     folder = state_folder(settings, header.run, context.node_config)
     part = settings.run.state_disk_mb * 2**20 // max(1, len(_clients(settings, context)))
-    return open_store(folder, header.run, host.fingerprint(settings, header.layers, header.labels), part)
+    return open_store(
+        folder, header.run, host.fingerprint(settings, header.layers, header.labels), part, settings.run.checkpoints
+    )
 
 
 def _answers(clients: Iterable[int], work: Callable[[int], Reply], failed: Callable[[int, str], Reply]) -> list[Reply]:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from client_app.state import ClientState, StateError
 from client_app.state_file import NotAStateError, Owner, pack, unpack
-from client_app.state_folder import Held, client_folder, state_name
+from client_app.state_folder import Held, client_folder, round_of, state_name
 from federation.durable import make_folder, write_atomically
 
 logger = logging.getLogger(__name__)
@@ -31,10 +31,11 @@ class DiskStore:
         run: its name.
         fingerprint: of what a state fits.
         part: bytes that each client may take; 0: no bound.
+        kept: accepted states that stay, so that a server can go on from an earlier checkpoint.
     """
 
-    def __init__(self, folder: Path, run: str, fingerprint: str, part: int = 0) -> None:
-        self._folder, self._run, self._fingerprint, self._part = folder, run, fingerprint, part
+    def __init__(self, folder: Path, run: str, fingerprint: str, part: int = 0, kept: int = 1) -> None:
+        self._folder, self._run, self._fingerprint, self._part, self._kept = folder, run, fingerprint, part, kept
         self._held: Held | None = None
 
     def resume(self, client: int, accepted: int) -> ClientState | None:
@@ -42,7 +43,11 @@ class DiskStore:
         found = None
         try:
             self._hold()
-            for path in self._files(client):
+            files = self._files(client)
+            stay = sorted(made for made in map(round_of, files) if 0 <= made <= accepted)[-self._kept :]
+            for path in files:
+                if (made := round_of(path)) in stay and made != accepted:
+                    continue
                 state = self._read(client, path)
                 if state is not None and state.round == accepted:
                     found = state
@@ -103,22 +108,23 @@ class DiskStore:
         return None
 
     def _check_part(self, client: int, folder: Path, size: int) -> None:
-        """A client holds two states, and what was set aside; each state may take half of what is left."""
+        """A client holds the accepted states that stay, a new one, and what was set aside."""
         if not self._part:
             return
         aside = sum(path.stat().st_size for path in folder.glob(f"*.{_ASIDE}-*"))
-        if 2 * size + aside > self._part:
+        states = self._kept + 1
+        if states * size + aside > self._part:
             beside = f" beside {aside} bytes that were set aside" if aside else ""
             raise StateError(
-                f"client {client}: two states of {size} bytes{beside} are more than its part of state-disk-mb, "
+                f"client {client}: {states} states of {size} bytes{beside} are more than its part of state-disk-mb, "
                 f"{self._part} bytes. Raise state-disk-mb, or set it to 0"
             )
 
 
 @lru_cache(maxsize=1)
-def open_store(folder: Path, run: str, fingerprint: str, part: int) -> DiskStore:
+def open_store(folder: Path, run: str, fingerprint: str, part: int, kept: int) -> DiskStore:
     """The store of the run that this process works for: its lock is held between messages too."""
-    return DiskStore(folder, run, fingerprint, part)
+    return DiskStore(folder, run, fingerprint, part, kept)
 
 
 def peek(folder: Path, run: str, client: int, accepted: int) -> ClientState | None:

@@ -10,6 +10,7 @@ import itertools
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,7 +22,7 @@ from client_app.state import ClientState, StateStore
 from data.batches import Encoded, joined, length_batches, score_batches
 from federation import resources
 from federation.codec import make_codec, rounded
-from federation.evaluation import Counts, batch_inputs, count, stack_losses_on
+from federation.evaluation import Counts, batch_inputs, count, losses_on, stack_losses_on
 from federation.messages import Ask, EvaluateReply, Evaluation, RollCallReply, TrainReply
 from federation.randomness import generator, torch_seed
 from federation.settings import Settings
@@ -171,9 +172,7 @@ def train_together(
     blocks = layout.select(travelling_names(model.layout, ask.layers)).blocks
     shared_moments = settings.local.device_second_moment == "shared" and not ask.warm_up
     optimizer = device_optimizer(settings, ask, blocks, device, _moments(begun, device))
-    torch.manual_seed(torch_seed(settings.federation.seed, "dropout", clients[0], ask.round))
-    model.backbone.train(True)
-    try:
+    with _in_training(settings, model, clients[0], ask.round):
         result = local_update(
             torch.stack([one.row for one in begun]).to(device),
             _stacked_batches(settings, clients, shards, ask.round),
@@ -184,9 +183,6 @@ def train_together(
             _pull(settings, ask, first.shared),
             active=len,
         )
-    finally:
-        model.backbone.train(False)
-        model.unbind()
     moments = optimizer.moments if isinstance(optimizer, Adam) and not settings.local.restart_moments else None
     return [
         _finish(settings, ask, client, one, evaluation, result, place, moments, store)
@@ -231,10 +227,43 @@ def _finish(
 
 
 def evaluate(settings: Settings, ask: Ask, client: int, accepted: int, store: StateStore) -> EvaluateReply:
-    """Its evaluation shard, with its own prompts and with the shared model."""
+    """Its evaluation shard, with its own parameters and with the shared model.
+
+    After the last round it first trains for `final-local-epochs` on its own, if there are any. What comes of that is kept as a
+    state of the round after the last, which no server ever accepts: a run that goes on does so from before it.
+    """
     begun = start(settings, ask, client, accepted, store)
-    _, validation_shard = shard_of(settings, client)
+    train_shard, validation_shard = shard_of(settings, client)
+    if settings.local.final_local_epochs and ask.round == settings.federation.rounds:
+        begun = replace(begun, row=_trained_alone(settings, ask, client, begun, train_shard))
+        kept = ClientState(ask.round + 1, ask.epoch, begun.layout.unflatten(begun.row))
+        store.keep(client, kept)
     return EvaluateReply(client, ask.round, "", _evaluate(settings, begun, validation_shard, ask.labels, True))
+
+
+def _trained_alone(settings: Settings, ask: Ask, client: int, begun: Start, shard: Encoded) -> Tensor:
+    """All that the client trains [R], after its final local epochs; uncorrected, with moments that start anew."""
+    model, after = begun.model, ask.round + 1
+    with _in_training(settings, model, client, after):
+        result = local_update(
+            begun.row[None].to(model.backbone.device),
+            _batches(settings, shard, client, after, settings.local.final_local_epochs),
+            losses_on(model, shard, ask.labels, begun.layout),
+            device_optimizer(settings, ask, (), model.backbone.device),
+        )
+    return result.rows[0].cpu()
+
+
+@contextmanager
+def _in_training(settings: Settings, model: PromptedModel, client: int, round_number: int) -> Iterator[None]:
+    """Dropout, where there is any, from (seed, client, round)."""
+    torch.manual_seed(torch_seed(settings.federation.seed, "dropout", client, round_number))
+    model.backbone.train(True)
+    try:
+        yield
+    finally:
+        model.backbone.train(False)
+        model.unbind()
 
 
 def _staying(begun: Start, ask: Ask, row: Tensor) -> dict[str, Tensor]:
@@ -271,17 +300,20 @@ def _stacked_batches(
     settings: Settings, clients: Sequence[int], shards: Sequence[Encoded], round_number: int
 ) -> Iterator[list[list[int]]]:
     """Step by step the batch of each client that has one left; clients: the longest first. Places in the joined shards."""
-    each = [_batches(settings, shard, client, round_number) for client, shard in zip(clients, shards, strict=True)]
+    epochs = settings.local.local_epochs
+    each = [
+        _batches(settings, shard, client, round_number, epochs) for client, shard in zip(clients, shards, strict=True)
+    ]
     *begins, _ = itertools.accumulate(map(len, shards), initial=0)
     for step in itertools.zip_longest(*each):
         pairs = zip(begins, step, strict=True)
         yield [[begin + place for place in batch] for begin, batch in pairs if batch is not None]
 
 
-def _batches(settings: Settings, shard: Encoded, client: int, round_number: int) -> Iterator[list[int]]:
-    """E local epochs in batches of similar length, in an order of (seed, client, round, epoch)."""
+def _batches(settings: Settings, shard: Encoded, client: int, round_number: int, epochs: int) -> Iterator[list[int]]:
+    """So many epochs in batches of similar length, in an order of (seed, client, round, epoch)."""
     lengths = [len(ids) for ids in shard.input_ids]
-    for epoch in range(settings.local.local_epochs):
+    for epoch in range(epochs):
         rng = generator(settings.federation.seed, "batches", client, round_number, epoch)
         yield from length_batches(lengths, settings.local.batch_size, rng)
 

@@ -45,7 +45,9 @@ class StateStore(Protocol):
     """The port: two verbs. On disk: client_app/disk_store.py."""
 
     def resume(self, client: int, accepted: int) -> ClientState | None:
-        """The state of round `accepted`, which is committed; others are dropped. None: there is no such state, or it was lost.
+        """The state of round `accepted`, which is committed. None: there is no such state, or it was lost.
+
+        Later ones are dropped. Of earlier ones the last few may stay, for a server that goes on from an earlier checkpoint.
 
         Raises:
             StateError: it cannot be read for now.
@@ -60,17 +62,18 @@ class StateStore(Protocol):
 
 
 class MemoryStore:
-    """In memory, for tests and experiments of one process."""
+    """In memory, for tests and experiments of one process; kept: accepted states that stay."""
 
-    def __init__(self) -> None:
+    def __init__(self, kept: int = 1) -> None:
+        self._kept = kept
         self._states: dict[int, dict[int, ClientState]] = {}  # client -> round -> state
 
     def resume(self, client: int, accepted: int) -> ClientState | None:
         """See StateStore."""
-        state = self._states.pop(client, {}).get(accepted)
-        if state is not None:
-            self._states[client] = {accepted: state}
-        return state
+        states = self._states.pop(client, {})
+        stay = sorted(made for made in states if made <= accepted)[-self._kept :]
+        self._states[client] = {made: states[made] for made in stay}
+        return states.get(accepted)
 
     def keep(self, client: int, state: ClientState) -> None:
         """See StateStore."""

@@ -31,6 +31,12 @@ def state_name(made_in: int) -> str:
     return f"round-{made_in}.safetensors"
 
 
+def round_of(path: Path) -> int:
+    """The round that made a state's file, by its name; -1 of another file."""
+    made = _STATE.fullmatch(path.name)
+    return int(made[1]) if made else -1
+
+
 class InUseError(RuntimeError):
     """A living process works with these states, or it cannot be known that none does."""
 
@@ -143,9 +149,9 @@ def _kept_run(path: Path) -> KeptRun:
             continue
         clients += 1
         for file in os.scandir(client):
-            facts, made = file.stat(), _STATE.fullmatch(file.name)
+            facts, made = file.stat(), round_of(Path(file.name))
             size, changed = size + facts.st_size, max(changed, facts.st_mtime)
-            rounds += [int(made[1])] if made else []
+            rounds += [made] if made >= 0 else []
     return KeptRun(path.name, folder, clients, size, max(rounds, default=None), changed, _in_use(folder))
 
 

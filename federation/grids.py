@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from uuid import uuid4
 
@@ -112,11 +112,14 @@ def _parse(data: bytes) -> Message:
 class RecordingGrid(Grid):
     """Another grid, with a count of the bytes that went down and came up, by what they were.
 
-    Kinds: prompts, head, control, moments, and config for all that is not an array.
+    Kinds: prompts, head, control, moments, and config for all that is not an array. Replies that nobody waits for any more are
+    taken from the grid when they come, counted as late, and dropped.
     """
 
     def __init__(self, grid: Grid) -> None:
         self._grid = grid
+        self._overdue: list[str] = []
+        self.late = 0
         self.down: Counter[str] = Counter()
         self.up: Counter[str] = Counter()
 
@@ -159,11 +162,21 @@ class RecordingGrid(Grid):
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Pulls, then counts."""
-        replies = list(self._grid.pull_messages(message_ids))
+        replies = list(self._grid.pull_messages([*message_ids, *self._overdue]))
+        in_time = []
         for reply in replies:
             if reply.has_content():
                 self.up.update(count_bytes(reply.content))
-        return replies
+            if reply.metadata.reply_to_message_id in self._overdue:
+                self._overdue.remove(reply.metadata.reply_to_message_id)
+                self.late += 1
+            else:
+                in_time.append(reply)
+        return in_time
+
+    def wait_no_longer(self, message_ids: Iterable[str]) -> None:
+        """Replies to these are late from now on."""
+        self._overdue.extend(message_ids)
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """Pushes and pulls through this grid, so that all is counted."""
@@ -195,17 +208,21 @@ class Exchange:
 
 def exchanges(
     grid: Grid, messages: Iterable[Message], timeout_s: float | None, poll_s: float = 0.05
-) -> Iterator[Exchange]:
-    """Pushes messages and yields each reply as it arrives, until all are there or the time is over."""
+) -> Generator[Exchange]:
+    """Pushes messages and yields each reply as it arrives, until all are there, the time is over, or nobody asks for more."""
     messages = list(messages)
     end = None if timeout_s is None else time.monotonic() + timeout_s
     waiting = [message_id for message_id in grid.push_messages(messages) if message_id]
     node = {message.metadata.message_id: message.metadata.dst_node_id for message in messages}
-    while waiting and (end is None or time.monotonic() < end):
-        replies = list(grid.pull_messages(waiting))
-        for reply in replies:
-            asked = reply.metadata.reply_to_message_id
-            waiting.remove(asked)
-            yield Exchange(node[asked], reply)
-        if waiting and not replies:
-            time.sleep(poll_s)
+    try:
+        while waiting and (end is None or time.monotonic() < end):
+            replies = list(grid.pull_messages(waiting))
+            for reply in replies:
+                asked = reply.metadata.reply_to_message_id
+                waiting.remove(asked)
+                yield Exchange(node[asked], reply)
+            if waiting and not replies:
+                time.sleep(poll_s)
+    finally:
+        if isinstance(grid, RecordingGrid):
+            grid.wait_no_longer(waiting)

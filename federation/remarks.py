@@ -58,4 +58,6 @@ def remarks(settings: Settings) -> list[str]:
             f"server-learning-rate = {server.server_learning_rate:g} with server-optimizer = {server.server_optimizer!r} "
             "moves every parameter by about that much a round: 0.001 to 0.1 is usual"
         )
+    if not settings.federation.rounds and not settings.local.final_local_epochs:
+        lines.append("rounds = 0 and final-local-epochs = 0: nothing is trained, the model is evaluated as it begins")
     return lines

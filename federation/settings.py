@@ -136,7 +136,10 @@ class FederationSettings:
     partition: str = _choice("label-skew", "iid")
     alpha: float = _above(0)
     clients_per_round: int = _whole(1)
-    rounds: int = _whole(1)
+    over_sampling: int = _whole(0)
+    quorum: int = _whole(1)
+    quorum_wait_s: float = _at_least(0)
+    rounds: int = _whole(0)
     seed: int = _whole(0)
 
 
@@ -174,6 +177,7 @@ class LocalSettings:
     weight_decay: float = _at_least(0)
     clip_norm: float = _above(0)
     clients_together: int = _whole(1)
+    final_local_epochs: int = _whole(0)
 
     def steps(self, examples: int) -> int:
         """K_i of a client with so many examples: E ceil(n_i / batch size)."""
@@ -201,6 +205,8 @@ class RunSettings:
     """Deadlines, cadences, threads, room for client states, and where the run folder goes."""
 
     round_timeout_s: float = _above(0)
+    checkpoints: int = _whole(1)
+    resume: str = _path()
     test_every: int = _whole(0)
     evaluate_every: int = _whole(0)
     evaluation_batch_size: int = _whole(1)
@@ -311,6 +317,14 @@ def _check_together(s: Settings) -> None:
             f"there are only {s.federation.clients} clients",
             "Lower it, or raise clients",
         )
+    if s.federation.clients_per_round + s.federation.over_sampling > s.federation.clients:
+        problem = (
+            f"with clients-per-round = {s.federation.clients_per_round} there are only {s.federation.clients} clients"
+        )
+        raise InputError("over-sampling", s.federation.over_sampling, problem, "Lower one of them, or raise clients")
+    if s.federation.quorum > s.federation.clients_per_round:
+        problem = f"a round has no more than clients-per-round = {s.federation.clients_per_round} replies"
+        raise InputError("quorum", s.federation.quorum, problem, "Lower it, or raise clients-per-round")
     if s.data.validation_fraction + s.data.test_fraction >= 1:
         raise InputError(
             "validation-fraction",

@@ -16,6 +16,7 @@ from federation import resources
 from federation.evaluation import count, losses_on
 from federation.randomness import generator
 from federation.settings import Settings
+from fedpeptao.errors import InputError
 from models.prompted import PromptedModel
 from strategies.selection import sample_clients
 
@@ -23,8 +24,14 @@ PROGRESS_S = 10.0
 
 
 def federated_steps(settings: Settings) -> int:
-    """Optimiser steps that a federated run of these settings takes in all: the sum of K_i over its rounds and sampled clients."""
+    """Optimiser steps that a federated run of these settings takes in all: the sum of K_i over its rounds and sampled clients.
+
+    InputError without rounds.
+    """
     federation = settings.federation
+    if not federation.rounds:
+        mend = "Give the rounds of the run that it is the ceiling of"
+        raise InputError("rounds", 0, "a run without rounds has no steps to take centrally", mend)
     sizes = [len(rows) for rows in resources.shards(settings).train]
     return sum(
         settings.local.steps(sizes[client])

@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,6 +94,9 @@ def _add_run(subparsers: Subparsers) -> None:
         help="share of a GPU a training client holds; at 0 clients see no GPU (default: 0)",
     )
     parser.add_argument("--verbose", action="store_true", help="show what Flower and Ray say, too")
+    parser.add_argument(
+        "--resume", metavar="RUN", help="go on with a run that died: its folder, or its name in the default place"
+    )
     parser.set_defaults(work=_run)
 
 
@@ -101,6 +104,8 @@ def _run(arguments: argparse.Namespace) -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's background job starts with SIGINT ignored
     folder = run_config.app_folder(arguments.app_dir)
     overrides = run_config.overrides(arguments.run_config)
+    if arguments.resume:
+        overrides = _resumed(arguments.resume, overrides)
     settings = run_config.check(folder, overrides)
     nodes = min(settings.federation.clients, _MOST_NODES) if arguments.nodes is None else arguments.nodes
     _check_resources(nodes, arguments.cpus_per_client, arguments.gpus_per_client)
@@ -117,6 +122,15 @@ def _run(arguments: argparse.Namespace) -> int:
             verbose=arguments.verbose,
         )
     )
+
+
+def _resumed(given: str, overrides: Mapping[str, run_config.Scalar]) -> dict[str, run_config.Scalar]:
+    """A run's own settings, under those that are given now."""
+    from fedpeptao.saved import find_run
+
+    path = find_run(given)
+    own = run_config.overrides([str(path / "resume.toml")])
+    return {**own, **overrides, "resume": str(path), "runs-dir": str(path.parent)}
 
 
 def _check_resources(nodes: int, cpus: int, gpus: float) -> None:

@@ -144,13 +144,13 @@ def open_model(
         InputError: no such run, no finished round in it, no such client, or a model that cannot be loaded.
     """
     saved = read_run(run, overriding)
-    own, remarks = ({}, ()) if client is None else _own_prompts(saved, client, state_dir)
+    own, remarks = ({}, ()) if client is None else _own_parameters(saved, client, state_dir)
     model = resources.prompted(saved.settings, saved.layers, saved.labels)
     settings = saved.settings
     initial = model.layout.unflatten(model.initial(settings.federation.seed, settings.model.prompt_init_std))
     own = {name: value for name, value in own.items() if name in initial}
     try:
-        row = model.layout.flatten({**initial, **own, **saved.parameters})
+        row = model.layout.flatten({**initial, **saved.parameters, **own})
     except ValueError as error:
         mend = "Give the settings that made them"
         raise InputError("parameters", str(saved.folder / PARAMETERS), str(error), mend) from error
@@ -163,30 +163,33 @@ def open_model(
     return LoadedModel(saved, client, row, (*saved.remarks, *remarks))
 
 
-def _own_prompts(saved: Saved, client: int, state_dir: Path | None) -> tuple[Mapping[str, Tensor], tuple[str, ...]]:
-    """A client's own prompts of its last accepted round, and remarks."""
+def _own_parameters(saved: Saved, client: int, state_dir: Path | None) -> tuple[Mapping[str, Tensor], tuple[str, ...]]:
+    """What a client has of its own, and remarks: what its final epochs made, else the prompts of its last accepted round."""
     if saved.summary.get("status") == EXPORTED:
         mend = "Give the run's folder, or leave the client out"
         raise InputError("--client", client, "this folder holds one model, and no clients", mend)
     clients = saved.settings.federation.clients
     if not 0 <= client < clients:
         raise InputError("--client", client, "there is no such client", f"The run has clients 0 to {clients - 1}")
-    if saved.settings.selection.unselected_prompts == "none":
+    finally_trained = saved.settings.local.final_local_epochs > 0 and saved.summary.get("status") == "completed"
+    if not finally_trained and saved.settings.selection.unselected_prompts == "none":
         return {}, (
             f'unselected-prompts = "none": client {client} has no prompts of its own, this is the shared model',
         )
     folder = saved.folder / CLIENTS if state_dir is None else state_dir.expanduser() / saved.name / CLIENTS
-    accepted = last_accepted(saved.folder, client)
-    if not accepted:
+    made = saved.settings.federation.rounds + 1 if finally_trained else last_accepted(saved.folder, client)
+    if not made:
         return {}, (f"client {client} never took part: its own prompts are still the initial ones",)
-    state = peek(folder, saved.name, client, accepted)
+    state = peek(folder, saved.name, client, made)
     if state is None:
         there = sorted(path.name for path in (folder / f"client-{client}").glob("*.safetensors"))
         other = f", only {' and '.join(there)} of another round, run or version, or damaged" if there else ""
-        problem = f"its state of round {accepted}, its last, is not in {folder}{other}"
+        problem = f"its state of round {made}, its last, is not in {folder}{other}"
         mend = "On the client's node give --state-dir, the state-dir of the node"
         raise InputError("--client", client, problem, mend)
-    return state.local, ()
+    if finally_trained:
+        return state.local, ()
+    return {name: value for name, value in state.local.items() if name not in saved.parameters}, ()
 
 
 def last_accepted(folder: Path, client: int) -> int:
@@ -198,7 +201,7 @@ def last_accepted(folder: Path, client: int) -> int:
 
 
 def _accepted(line: Mapping[str, Any], client: int) -> bool:
-    asked = client in (line.get("clients") or [])
+    asked = client in (line.get("clients") or []) and not line.get("void")
     return asked and str(client) not in (line.get("failed") or {}) and client not in (line.get("missing") or [])
 
 

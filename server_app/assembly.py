@@ -71,6 +71,8 @@ class Assembly:
             labels=self.labels,
             layers=layers,
             per_round=settings.federation.clients_per_round,
+            beyond=settings.federation.over_sampling,
+            quorum=settings.federation.quorum,
         )
         return PromptStrategy(
             algorithm,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +34,16 @@ class Events:
 
     TensorBoard's steps are whole numbers: traffic is in kilobytes, since a small model's round is less
     than a megabyte.
+
+    Args:
+        folder: of the event files.
+        before: the lines of a run that goes on; events of rounds after those, which will run again, are forgotten.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._writer = SummaryWriter(str(folder))
-        self._bytes_before = 0
+    def __init__(self, folder: Path, before: Sequence[Mapping[str, Any]] = ()) -> None:
+        last = before[-1] if before else {}
+        self._writer = SummaryWriter(str(folder), purge_step=last["round"] + 1 if last else None)
+        self._bytes_before = last.get("cumulative_bytes") or 0
 
     def add(self, line: Mapping[str, Any]) -> None:
         """Adds one line of metrics.jsonl; lines come in the order of rounds."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,12 @@ from typing import Any
 from server_app import plots
 from server_app.console import say
 from server_app.report.page import write_report
-from server_app.run_folder import SUMMARY, read_history, write_json
+from server_app.run_folder import SUMMARY, read_history, read_summary, write_json
 
 
 def close_interrupted(path: Path) -> dict[str, Any]:
     """For whoever stopped a run from outside: what its server did not come to do. A closed folder is left as it is."""
-    known = _read(path / SUMMARY)
+    known = read_summary(path)
     if known.get("status") not in (None, "running"):
         return known
     return finish(path, {**known, "status": "interrupted"})
@@ -24,7 +23,7 @@ def close_interrupted(path: Path) -> dict[str, Any]:
 def finish(path: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
     """Completes the summary from the rounds' lines, writes it, the plots and the page; returns the whole summary."""
     lines = read_history(path)
-    known = {**_read(path / SUMMARY), **summary}
+    known = {**read_summary(path), **summary}
     last = next((line for line in reversed(lines) if line.get("global_accuracy") is not None), {})
     whole: dict[str, Any] = {
         **known,
@@ -54,10 +53,3 @@ def _silently(line: str) -> None:
 
 def _total(lines: list[dict[str, Any]], key: str) -> int:
     return sum(line.get(key) or 0 for line in lines)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
-    known: dict[str, Any] = json.loads(path.read_text(encoding="utf8"))
-    return known

@@ -35,8 +35,8 @@ WITHOUT_INFLUENCE = (
     *("rounds", "score-order", "score-batches", "unselected-prompts", "device-second-moment", "proximal"),
     *("variant", "drift-correction", "max-lost-share", "step-normalised", "server-optimizer", "server-momentum"),
     *("server-second-momentum", "server-adaptivity", "server-learning-rate"),
-    *("round-timeout-s", "test-every", "evaluate-every", "evaluation-batch-size"),
-    *("state-disk-mb", "runs-dir", "run-name"),
+    *("round-timeout-s", "test-every", "evaluate-every", "evaluation-batch-size", "runs-dir", "run-name"),
+    *("final-local-epochs", "checkpoints", "resume", "quorum", "quorum-wait-s", "state-disk-mb"),
 )
 """Settings that change neither the warm-up's prompts nor the estimate; every other one is part of the cache's key."""
 

@@ -34,6 +34,11 @@ class RollCall:
     nodes: dict[int, int]
 
     @property
+    def agreed(self) -> dict[int, tuple[int, int]]:
+        """Client -> (n_i, K_i), which stay as they are for the whole run."""
+        return {client: (reply.examples, reply.steps) for client, reply in sorted(self.replies.items())}
+
+    @property
     def cohort(self) -> Cohort:
         """N, n and Kbar: sums of whole numbers, the same in every order of answers."""
         replies = self.replies.values()
@@ -41,14 +46,14 @@ class RollCall:
         return Cohort(len(replies), n, sum(reply.examples * reply.steps for reply in replies) / n)
 
 
-def call(grid: Grid, settings: Settings, run: str) -> RollCall:
-    """Asks all nodes.
+def call(grid: Grid, settings: Settings, run: str, score: bool) -> RollCall:
+    """Asks all nodes; score: for the layers' scores too.
 
     Raises:
         RunError: no node is online, a node failed, a client is missing or lives on two nodes.
         InputError: a client is at fault.
     """
-    ask = records.encode_roll_call(RollCallAsk(run=run, score=settings.selection.layers == "auto"))
+    ask = records.encode_roll_call(RollCallAsk(run=run, score=score))
     nodes = _nodes(grid, settings.run.round_timeout_s)
     messages = [Message(ask, node, ROLL_CALL) for node in nodes]
     found = RollCall({}, {})

@@ -8,6 +8,8 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import closing
+from itertools import count
 from typing import Any
 
 from federation.evaluation import Counts
@@ -15,12 +17,13 @@ from federation.grids import RecordingGrid, exchanges
 from federation.messages import Evaluation
 from federation.settings import Settings
 from fedpeptao.errors import RunError
-from server_app.console import round_header, round_line, say
+from server_app.console import round_header, round_line, say, warn
 from server_app.run_folder import RunFolder
 from strategies.roster import Outcome
 from strategies.shell import PromptStrategy
 
 Line = dict[str, Any]
+LONGEST_PAUSE_S = 30.0
 
 
 class Rounds:
@@ -28,7 +31,9 @@ class Rounds:
 
     Args:
         test: the shared model's counts on the common test set for a strategy; None where there is no such set.
-        keep: called with the strategy after each round.
+        keep: called with the strategy after each update of it.
+        save: called with the strategy and the evaluation over all clients, if there was one, when a round's line is on disk.
+        evaluation: the last one over all clients, of a run that goes on.
     """
 
     def __init__(
@@ -38,11 +43,13 @@ class Rounds:
         folder: RunFolder,
         test: Callable[[PromptStrategy], Counts] | None,
         keep: Callable[[PromptStrategy], None],
+        save: Callable[[PromptStrategy, Outcome | None], None],
+        evaluation: Outcome | None = None,
     ) -> None:
         self._grid, self._settings, self._folder = grid, settings, folder
-        self._test, self._keep = test, keep
-        self._bytes = 0
-        self._evaluation: Outcome | None = None
+        self._test, self._keep, self._save = test, keep, save
+        self._bytes = next((line["cumulative_bytes"] for line in reversed(folder.history())), 0)
+        self._evaluation = evaluation
 
     def run(self, strategy: PromptStrategy, last: int) -> None:
         """The rounds from the one after the strategy's state to `last`.
@@ -51,15 +58,37 @@ class Rounds:
             RunError: a round in which every client failed.
         """
         say(round_header())
-        if strategy.state.round == 0 and self._settings.run.test_every:
-            self._write({"round": 0, **self._tested(strategy, 0)})
+        if strategy.state.round == 0:
+            self._begin(strategy)
         for server_round in range(strategy.state.round + 1, last + 1):
             line = self._train(strategy, server_round)
             self._keep(strategy)
             line |= self._tested(strategy, server_round)
+            self._evaluation = None
             if _due(server_round, self._settings.run.evaluate_every, self._settings.federation.rounds):
                 self._evaluation = self._evaluate(strategy, line)
             self._write(line)
+            self._save(strategy, self._evaluation)
+        if last == self._settings.federation.rounds and self._evaluation is None:
+            self._end(strategy)
+
+    def _begin(self, strategy: PromptStrategy) -> None:
+        """The line of round 0: the model as it begins, and all there is of a run without rounds."""
+        only = self._settings.federation.rounds == 0
+        if not (only or self._settings.run.test_every):
+            return
+        line: Line = {"round": 0, **self._tested(strategy, 0)}
+        if only:
+            self._keep(strategy)
+            self._evaluation = self._evaluate(strategy, line)
+        self._write(line)
+
+    def _end(self, strategy: PromptStrategy) -> None:
+        """The evaluation of a run whose last round was no last round when it ran: it went on with fewer rounds."""
+        line: Line = {"round": strategy.state.round, **self._tested(strategy, strategy.state.round)}
+        self._evaluation = self._evaluate(strategy, line)
+        self._write(line)
+        self._save(strategy, self._evaluation)
 
     def evaluation(self) -> Outcome:
         """The last evaluation over all clients."""
@@ -67,10 +96,8 @@ class Rounds:
         return self._evaluation
 
     def _train(self, strategy: PromptStrategy, server_round: int) -> Line:
-        started = time.monotonic()
-        messages = strategy.train_messages(server_round)
-        replies = exchanges(self._grid, messages, self._settings.run.round_timeout_s)
-        outcome = strategy.close_round(server_round, replies)
+        started, self._grid.late = time.monotonic(), 0
+        outcome, attempts = self._until_quorum(strategy, server_round)
         down, up = self._grid.reset()
         self._bytes += down.total() + up.total()
         line = {
@@ -81,6 +108,9 @@ class Rounds:
             "accepted": len(outcome.accepted),
             "failed": {str(client): why for client, why in outcome.failed.items()},
             "missing": outcome.missing,
+            "late": self._grid.late,
+            "attempts": attempts,
+            "void": outcome.void,
             "update_norm": outcome.update_norm,
             **_traffic(down, up),
             "seconds": time.monotonic() - started,
@@ -91,10 +121,38 @@ class Rounds:
             "personalised_loss": own.loss,
             "personalised_examples": own.examples,
         }
-        if not outcome.accepted:
+        if outcome.void:
             self._write(line)
-            raise RunError(f"round {server_round}: no client gave an update. {_why(outcome)}")
+            raise RunError(self._without_quorum(outcome, server_round))
         return line
+
+    def _until_quorum(self, strategy: PromptStrategy, server_round: int) -> tuple[Outcome, int]:
+        """Asks, and while too few answer asks others, until `quorum-wait-s` are over; what came of it, and how often it asked."""
+        give_up = time.monotonic() + self._settings.federation.quorum_wait_s
+        for attempt in count():
+            messages = strategy.train_messages(server_round, attempt)
+            with closing(exchanges(self._grid, messages, self._settings.run.round_timeout_s)) as replies:
+                outcome = strategy.close_round(server_round, replies, attempt)
+            left = give_up - time.monotonic()
+            if not outcome.void or left <= 0:
+                return outcome, attempt + 1
+            replied, wanted = len(outcome.accepted), self._settings.federation.quorum
+            warn(
+                f"round {server_round}: {replied} of {wanted} replies that it needs, nothing is averaged. {_why(outcome)}"
+            )
+            time.sleep(min(left, LONGEST_PAUSE_S, 2.0**attempt / 4))
+        raise AssertionError("unreachable")
+
+    def _without_quorum(self, outcome: Outcome, server_round: int) -> str:
+        """Why the run stops, and how it goes on."""
+        if not outcome.accepted:
+            found = "no client gave an update"
+        else:
+            found = f"{len(outcome.accepted)} of the {self._settings.federation.quorum} replies of its quorum came"
+        waited = self._settings.federation.quorum_wait_s
+        within = f" within {waited:g} s (quorum-wait-s)" if waited else ""
+        how = f"The run is kept as after round {server_round - 1}: fedpeptao run --resume {self._folder.path}"
+        return f"round {server_round}: {found}{within}. {_why(outcome)}. {how}"
 
     def _tested(self, strategy: PromptStrategy, server_round: int) -> Line:
         if self._test is None or not _due(
@@ -142,6 +200,9 @@ FIGURES = (
     "accepted",
     "failed",
     "missing",
+    "late",
+    "attempts",
+    "void",
     "evaluation_failed",
     "evaluation_missing",
     "update_norm",
@@ -179,7 +240,9 @@ def _traffic(down: Counter[str], up: Counter[str]) -> Line:
 
 
 def _why(outcome: Outcome) -> str:
-    if not outcome.failed:
+    if not outcome.failed and not outcome.accepted:
         return f"None of {len(outcome.asked)} replied before the round's deadline (round-timeout-s)"
+    if not outcome.failed:
+        return f"{len(outcome.missing)} of {len(outcome.asked)} did not reply before the round's deadline (round-timeout-s)"
     client, why = next(iter(outcome.failed.items()))
     return f"Client {client}: {why}"

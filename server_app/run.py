@@ -6,15 +6,11 @@ The ServerApp calls it over Flower's grid; tests and experiments over one in the
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import torch
 from flwr.serverapp import Grid
 
 from federation import resources
-from federation.evaluation import Counts, count
 from federation.grids import RecordingGrid
 from federation.remarks import remarks
 from federation.run_paths import runs_folder
@@ -22,17 +18,11 @@ from federation.settings import Settings, defaults
 from fedpeptao.console import RUN_FOLDER
 from fedpeptao.errors import InputError
 from models.curvature import check_second_derivative
-from models.export import save_parameters, to_peft
-from server_app import ratio_phase, roll_call
-from server_app.assembly import Assembly, strategy_model, traffic, whole_row
-from server_app.console import layers_table, say, settings_table, summary_table
+from server_app import roll_call
+from server_app.console import say, settings_table, summary_table
+from server_app.course import Summary, begin
 from server_app.finish import finish
-from server_app.roll_call import RollCall
-from server_app.rounds import Rounds, pooled_personalised, pooled_shared
-from server_app.run_folder import PARAMETERS, RunFolder
-from strategies.shell import PromptStrategy
-
-Summary = dict[str, Any]
+from server_app.run_folder import RunFolder
 
 
 def run(grid: Grid, settings: Settings) -> Summary:
@@ -47,12 +37,17 @@ def run(grid: Grid, settings: Settings) -> Summary:
     for remark in remarks(settings):
         say(f"Remark: {remark}")
     check_inputs(settings)
-    folder = RunFolder.create(runs_folder(settings), settings.run.run_name)
+    folder = open_folder(settings)
     say(f"{RUN_FOLDER}{folder.path}")
     started, status = time.monotonic(), "failed"
     summary: Summary = {}
     try:
-        summary = _run(RecordingGrid(grid), settings, folder)
+        course = begin(RecordingGrid(grid), settings, folder)
+    except BaseException:  # a run that may not go on is left as it was
+        folder.close()
+        raise
+    try:
+        summary = course.follow()
         status = "completed"
     except KeyboardInterrupt:
         status = "interrupted"
@@ -62,6 +57,22 @@ def run(grid: Grid, settings: Settings) -> Summary:
         folder.close()
     say(summary_table(summary))
     return summary
+
+
+def open_folder(settings: Settings) -> RunFolder:
+    """A new run's folder, or that of the run which goes on.
+
+    Raises:
+        InputError: it cannot be had; or it is not where clients look for their states.
+    """
+    place = runs_folder(settings)
+    if not settings.run.resume:
+        return RunFolder.create(place, settings.run.run_name)
+    path = Path(settings.run.resume)
+    if path.parent != place:
+        problem = f"clients keep what is theirs in {place}"
+        raise InputError("resume", str(path), problem, f"Set runs-dir to {path.parent}")
+    return RunFolder.reopen(path)
 
 
 def check_inputs(settings: Settings) -> None:
@@ -91,105 +102,3 @@ def check_inputs(settings: Settings) -> None:
     if cut:
         say(f"{cut} texts are cut to {settings.data.max_length} tokens (max-length)")
     resources.shards(settings)  # refuses more clients than there are examples for
-
-
-def _run(grid: RecordingGrid, settings: Settings, folder: RunFolder) -> Summary:
-    splits, backbone = resources.splits(settings), resources.backbone(settings)
-    folder.write_facts(
-        settings.flat(),
-        {
-            "data": {
-                "name": splits.name,
-                "sha256": splits.sha256,
-                "train": len(splits.train),
-                "pairs": "text_pair" in splits.train.column_names,
-            },
-            "model": {"name": backbone.name, "fingerprint": backbone.fingerprint},
-        },
-    )
-    say(f"Roll call: {settings.federation.clients} clients ..")
-    found = roll_call.call(grid, settings, folder.path.name)
-    _check_data(settings, found)
-    labels = roll_call.agree_labels(settings, found)
-    scores = roll_call.layer_scores(settings, found)
-    known: Summary = {
-        "labels": list(labels),
-        "layer_scores": scores,
-        "clients": {str(client): _facts(reply) for client, reply in sorted(found.replies.items())},
-    }
-    folder.write_summary({**known, "status": "running"})
-    grid.reset()  # the roll call's bytes are no round's
-    assembly = Assembly(settings, found, labels, folder.path)
-    rounds = Rounds(grid, settings, folder, _tester(settings), _keeper(folder.path))
-    warm, ratio = None, settings.selection.ratio
-    if isinstance(ratio, str):
-        warm = assembly.warm_up(backbone.num_layers)
-        rounds.run(warm, settings.selection.warmup_rounds)
-        known["ratio"] = ratio_phase.estimate(grid, settings, warm, folder)
-        ratio = float(known["ratio"]["ratio"])
-    layers = roll_call.select_layers(settings, scores, ratio, backbone.num_layers)
-    say(layers_table(scores, layers))
-    strategy = assembly.strategy(layers, warm)
-    say(traffic(settings, strategy))
-    known |= {"layers": list(layers), "parameters_per_message": strategy.layout.size}
-    folder.write_summary({**known, "status": "running"})
-    rounds.run(strategy, settings.federation.rounds)
-    evaluations = rounds.evaluation().evaluations
-    own, together = pooled_personalised(evaluations.values()), pooled_shared(evaluations.values())
-    note = to_peft(strategy_model(settings, strategy), whole_row(settings, strategy), folder.path / "adapter", labels)
-    if note:
-        say(note)
-    return {
-        **known,
-        "final": {
-            "personalised_accuracy": own.accuracy,
-            "personalised_loss": own.loss,
-            "shared_accuracy": together.accuracy,
-            "shared_loss": together.loss,
-            "per_client": {str(client): vars(counts) for client, counts in sorted(evaluations.items())},
-        },
-        "adapter_note": note,
-    }
-
-
-def _check_data(settings: Settings, found: RollCall) -> None:
-    """Clients of a simulation hold parts of the server's own data set."""
-    own = resources.splits(settings).sha256
-    strange = [client for client, reply in sorted(found.replies.items()) if reply.data != own]
-    if strange:
-        raise InputError(
-            "dataset",
-            settings.data.dataset,
-            f"client {strange[0]} holds another version of it than the server",
-            "Run the same data set and Python version on all machines",
-        )
-
-
-def _tester(settings: Settings) -> Callable[[PromptStrategy], Counts] | None:
-    examples = resources.tokenised(settings).test
-    if examples is None:
-        return None
-
-    def test(strategy: PromptStrategy) -> Counts:
-        model = strategy_model(settings, strategy)
-        model.bind(whole_row(settings, strategy)[None].to(model.backbone.device))
-        return count(model, examples, strategy.roster.labels, settings.run.evaluation_batch_size)
-
-    return test
-
-
-def _keeper(folder: Path) -> Callable[[PromptStrategy], None]:
-    """Writes the shared parameters after each round, so that a run that dies leaves its last ones."""
-
-    def keep(strategy: PromptStrategy) -> None:
-        temporary = folder / f".{PARAMETERS}"
-        save_parameters(temporary, strategy.layout, strategy.state.x.to(torch.float32))
-        temporary.chmod(0o644)  # safetensors writes files for their owner alone
-        temporary.replace(folder / PARAMETERS)
-
-    return keep
-
-
-def _facts(reply: Any) -> dict[str, Any]:
-    kept = ("examples", "validation_examples", "steps", "labels", "scores")
-    return {key: getattr(reply, key) for key in kept}

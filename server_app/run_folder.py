@@ -7,6 +7,7 @@ either whole or not there.
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import math
 import os
@@ -17,32 +18,39 @@ from datetime import UTC, datetime
 from importlib import metadata
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from platformdirs import user_data_path
 
 from federation.durable import write_atomically
+from federation.settings import Scalar
 from fedpeptao import __version__
 from fedpeptao.errors import InputError
+from fedpeptao.run_config import to_toml
+from server_app.console import warn
 from server_app.events import Events
 
 METRICS, SUMMARY, SETTINGS, FACTS = "metrics.jsonl", "summary.json", "settings.json", "facts.json"
-SPECTRUM, PARAMETERS = "spectrum.json", "parameters.safetensors"
+SPECTRUM, PARAMETERS, RESUME = "spectrum.json", "parameters.safetensors", "resume.toml"
 _PACKAGES = ("flwr", "torch", "transformers", "peft", "datasets", "numpy")
 
 
 class RunFolder:
-    """Writes one run's folder; `create` makes it.
+    """Writes one run's folder; `create` makes it, `reopen` goes on with one. No other server does meanwhile.
 
     Attributes:
         path: the folder, absolute; others put the parameters and the adapter there.
+
+    Raises:
+        InputError: another process has it open.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._metrics = (path / METRICS).open("a", encoding="utf8")
-        self._events = Events(path / "tensorboard")
+        _keep_others_out(self._metrics)
+        self._events: Events | None = None
 
     @classmethod
     def create(cls, runs_dir: Path | None, name: str) -> RunFolder:
@@ -64,10 +72,32 @@ class RunFolder:
         names = (stem if number == 1 else f"{stem}-{number}" for number in count(1))
         return cls(next(path for path in map(parent.joinpath, names) if _claim(path)))
 
-    def write_facts(self, settings: Mapping[str, object], facts: Mapping[str, object]) -> None:
-        """settings.json (the full flat run-config) and facts.json (the given ones, and those of this process)."""
-        write_json(self.path / SETTINGS, settings)
+    @classmethod
+    def reopen(cls, path: Path) -> RunFolder:
+        """The folder of a run that died.
+
+        Raises:
+            InputError: it is no run's, cannot be written, or another server has it open.
+        """
+        if not (path / METRICS).exists():
+            mend = "Give the folder that the run named in its first lines"
+            raise InputError("resume", str(path), f"this is no run's folder: it has no {METRICS}", mend)
+        try:
+            return cls(path)
+        except OSError as error:
+            mend = "Make it one that you can write to"
+            raise InputError("resume", str(path), error.strerror or str(error), mend) from error
+
+    def write_facts(self, settings: Mapping[str, Scalar], facts: Mapping[str, object]) -> None:
+        """What write_settings writes, and facts.json: the given ones, and those of this process."""
+        self.write_settings(settings)
         write_json(self.path / FACTS, {**_process_facts(), **facts})
+
+    def write_settings(self, settings: Mapping[str, Scalar]) -> None:
+        """settings.json, and resume.toml: the same settings, to go on with."""
+        here = {"resume": str(self.path), "runs-dir": str(self.path.parent)}
+        write_json(self.path / SETTINGS, settings)
+        write_atomically(self.path / RESUME, to_toml({**settings, **here}).encode())
 
     def append(self, line: Mapping[str, object]) -> None:
         """One round's figures: to metrics.jsonl, on disk when this returns, and to TensorBoard.
@@ -75,6 +105,8 @@ class RunFolder:
         Missing figures are None; what is not finite becomes null. Numbers may be numpy's or torch's.
         """
         figures = plain(line)
+        if self._events is None:
+            self._events = Events(self.path / "tensorboard", self.history())
         self._metrics.write(json.dumps(figures, allow_nan=False) + "\n")
         self._metrics.flush()
         os.fsync(self._metrics.fileno())
@@ -91,12 +123,19 @@ class RunFolder:
     def close(self) -> None:
         """Nothing can be appended any more."""
         self._metrics.close()
-        self._events.close()
+        if self._events is not None:
+            self._events.close()
 
 
 def run_name(folder: Path, summary: Mapping[str, Any]) -> str:
     """A run's name, wherever its folder lies now."""
     return Path(str((summary.get("paths") or {}).get("run_folder") or folder)).name
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """summary.json as it is now; {} if there is none."""
+    path = folder / SUMMARY
+    return dict(json.loads(path.read_text(encoding="utf8"))) if path.exists() else {}
 
 
 def read_history(folder: Path) -> list[dict[str, Any]]:
@@ -156,6 +195,19 @@ def _claim(path: Path) -> bool:
             raise InputError("run-name", path.name, reason, "Choose a shorter name, or none") from error
         raise InputError("runs-dir", str(path.parent), reason, "Name a folder that you can write to") from error
     return True
+
+
+def _keep_others_out(metrics: TextIO) -> None:
+    """From a folder that is written to, until the file is closed or this process ends, however it ends."""
+    try:
+        fcntl.flock(metrics, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        metrics.close()
+        folder = str(Path(metrics.name).parent)
+        problem = "a server that is alive works in this folder"
+        raise InputError("resume", folder, problem, "Wait for its end, or stop it first") from error
+    except OSError as error:
+        warn(f"{metrics.name} cannot be locked ({error.strerror}): take care that no second server works in its folder")
 
 
 def _process_facts() -> dict[str, object]:

@@ -19,7 +19,9 @@ class Roster:
         nodes: client -> the node it lives on.
         labels: classes in the order of the head's outputs.
         layers: S.
-        per_round: clients asked in a round.
+        per_round: replies that close a round.
+        beyond: clients asked beyond those.
+        quorum: replies without which a round is void.
     """
 
     run: str
@@ -29,6 +31,8 @@ class Roster:
     labels: tuple[str, ...]
     layers: tuple[int, ...]
     per_round: int
+    beyond: int = 0
+    quorum: int = 1
 
     @property
     def clients(self) -> list[int]:
@@ -44,7 +48,8 @@ class Outcome:
         asked: in the order of sampling, which is the order of folding.
         accepted: whose reply was used.
         failed: client -> why its reply was not.
-        missing: without a reply by the deadline.
+        missing: without a reply by the deadline, or by the reply that closed the round.
+        void: too few replies for the quorum; nothing was made of them.
         train_loss: n_i-weighted mean of the clients' mean training losses; None without a reply.
         evaluations: client -> counts on its own shard.
         update_norm: 2-norm of the server's step.
@@ -54,6 +59,7 @@ class Outcome:
     accepted: list[int] = field(default_factory=list)
     failed: dict[int, str] = field(default_factory=dict)
     missing: list[int] = field(default_factory=list)
+    void: bool = False
     train_loss: float | None = None
     evaluations: dict[int, Evaluation] = field(default_factory=dict)
     update_norm: float = 0.0

@@ -63,26 +63,40 @@ class PromptStrategy(Strategy):
     ) -> None:
         self.algorithm, self.state, self.roster, self.layout, self.codec = algorithm, state, roster, layout, codec
         self.warm_up, self._share_second_moments = warm_up, share_second_moments
-        self._sent = state.x  # by the last round that was closed
+        self.sent = state.x  # by the last round that was closed
 
-    def sampled(self, server_round: int) -> list[int]:
-        """D_t, in the order in which replies are folded."""
-        rng = generator(self.roster.seed, "sample", server_round)
-        return sample_clients(self.roster.clients, self.roster.per_round, rng)
+    def go_on(self, state: State, sent: Tensor | None = None) -> None:
+        """From a state of an earlier process.
 
-    def train_messages(self, server_round: int) -> list[Message]:
+        Raises:
+            ValueError: it is of other parameters.
+        """
+        if state.names != self.layout.names:
+            raise ValueError(f"a state of {len(state.names)} parameters is none of {len(self.layout.names)}")
+        self.state, self.sent = state, state.x if sent is None else sent
+
+    def sampled(self, server_round: int, attempt: int = 0) -> list[int]:
+        """D_t, in the order in which replies are folded; attempt: how often the round was void before."""
+        rng = generator(self.roster.seed, "sample", server_round, *([attempt] if attempt else []))
+        return sample_clients(self.roster.clients, self.roster.per_round + self.roster.beyond, rng)
+
+    def train_messages(self, server_round: int, attempt: int = 0) -> list[Message]:
         """One message for each node that hosts a sampled client."""
-        return self._messages(TRAIN, server_round, self.sampled(server_round))
+        return self._messages(TRAIN, server_round, self.sampled(server_round, attempt))
 
     def evaluate_messages(self) -> list[Message]:
         """An evaluation of all clients after the last round that ended."""
         return self._messages(EVALUATE, self.state.round, self.roster.clients)
 
-    def close_round(self, server_round: int, exchanges: Iterable[Exchange]) -> Outcome:
-        """Folds replies in the order of sampling as they arrive, then steps. `self.state` is the new state."""
-        outcome = Outcome(asked=self.sampled(server_round))
+    def close_round(self, server_round: int, exchanges: Iterable[Exchange], attempt: int = 0) -> Outcome:
+        """Folds replies in the order of sampling as they arrive, then steps. `self.state` is the new state.
+
+        With fewer replies than the quorum the round is void and the state stays; what clients keep of it they drop when they are
+        asked again.
+        """
+        outcome = Outcome(asked=self.sampled(server_round, attempt))
         total, losses = self.algorithm.begin(self.state), 0.0
-        for reply in self._in_order(exchanges, server_round, outcome, self._read_train):
+        for reply in self._in_order(exchanges, server_round, outcome, self._read_train, self.roster.per_round):
             assert reply.delta is not None
             update = Update(
                 reply.client, reply.examples, reply.steps, reply.delta, reply.control_round, reply.second_moments
@@ -90,10 +104,13 @@ class PromptStrategy(Strategy):
             self.algorithm.fold(self.state, total, update)
             losses += reply.examples * reply.train_loss
             outcome.evaluations[reply.client] = reply.evaluation
-        new = self.algorithm.step(self.state, total)
         outcome.train_loss = losses / total.examples if total.examples else None
+        outcome.void = len(outcome.accepted) < self.roster.quorum
+        if outcome.void:
+            return outcome
+        new = self.algorithm.step(self.state, total)
         outcome.update_norm = float((new.x - self.state.x).norm())
-        self._sent, self.state = self.state.x, new
+        self.sent, self.state = self.state.x, new
         return outcome
 
     def close_evaluation(self, exchanges: Iterable[Exchange]) -> Outcome:
@@ -105,7 +122,7 @@ class PromptStrategy(Strategy):
 
     def curvature_messages(self) -> list[Message]:
         """Asks the clients of the last round for spectra at the x that it sent out."""
-        return self._messages(CURVATURE, self.state.round, self.last_accepted(), self._sent)
+        return self._messages(CURVATURE, self.state.round, self.last_accepted(), self.sent)
 
     def close_curvature(self, exchanges: Iterable[Exchange]) -> tuple[Outcome, list[CurvatureReply]]:
         """What became of it, and the answers in the order of clients."""
@@ -227,10 +244,11 @@ class PromptStrategy(Strategy):
         server_round: int,
         outcome: Outcome,
         read: Callable[[Exchange], Sequence[Reply]],
+        enough: int | None = None,
     ) -> Iterator[Any]:
         """Good replies in the order of `outcome.asked`, as soon as those before them are there; notes who else did what.
 
-        Held back are only replies that came before their turn.
+        Held back are only replies that came before their turn. With `enough` good ones nobody is waited for any more.
         """
         early: dict[int, Reply] = {}
         answered: set[int] = set()
@@ -252,6 +270,8 @@ class PromptStrategy(Strategy):
                     outcome.accepted.append(due)
                     yield early.pop(due)
                 due = next(turn, None)
+            if enough is not None and len(outcome.accepted) + len(early) >= enough:
+                break
         for client in outcome.asked:
             if client in early:
                 outcome.accepted.append(client)

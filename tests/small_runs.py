@@ -106,6 +106,14 @@ class Ran:
     folder: Path
 
     @property
+    def labels(self) -> tuple[str, ...]:
+        return tuple(self.summary["labels"])
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        return tuple(self.summary["layers"])
+
+    @property
     def parameters(self) -> dict[str, Tensor]:
         return load_file(self.folder / "parameters.safetensors")
 

@@ -61,7 +61,7 @@ def names(error: InputError, key: str, value: object, problem: str) -> None:
         ("learning-rate", -0.01, "above 0", "--run-config"),
         ("learning-rate", float("nan"), "above 0", "--run-config"),
         ("learning-rate", "fast", "above 0", "--run-config"),
-        ("rounds", 0, "at least 1", "--run-config"),
+        ("rounds", -1, "at least 0", "--run-config"),
         ("rounds", 2.5, "whole number", "--run-config"),
         ("drift-correction", "client", "one of none, server, device", "--run-config"),
         ("layers", "two", "auto, all, or a list of layers", "--run-config"),

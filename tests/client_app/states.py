@@ -14,8 +14,8 @@ CLIENT, RUN, FITS = 7, "demo", "fingerprint"
 OWNER = Owner(RUN, CLIENT, FITS)
 
 
-def on_disk(folder: Path, part: int = 0) -> DiskStore:
-    return DiskStore(folder, RUN, FITS, part)
+def on_disk(folder: Path, part: int = 0, kept: int = 1) -> DiskStore:
+    return DiskStore(folder, RUN, FITS, part, kept)
 
 
 def state(made_in: int, epoch: int = 0) -> ClientState:

@@ -185,4 +185,4 @@ def test_a_state_of_another_model_is_set_aside(make_flat: MakeFlat, tmp_path: Pa
     third = records.address(ask_content(other, (0,), server_round=3), [0], [2])
     assert trained(other, answer(other, third, 1000))[0].control_round == 0
     names = {path.name for path in (tmp_path / "runs" / "run" / "clients" / "client-0").iterdir()}
-    assert names == {"round-1.set-aside-1", "round-2.set-aside-1", "round-3.safetensors"}
+    assert names == {"round-1.safetensors", "round-2.set-aside-1", "round-3.safetensors"}

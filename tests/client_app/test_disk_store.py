@@ -315,7 +315,7 @@ def test_what_cannot_be_dropped_stays_and_is_not_given(tmp_path: Path, monkeypat
 
 def test_a_client_keeps_to_its_part_of_the_disk(tmp_path: Path) -> None:
     size = len(pack(state(1), OWNER))
-    with pytest.raises(StateError, match=rf"client 7: two states of {size} bytes .* state-disk-mb, {2 * size - 1} by"):
+    with pytest.raises(StateError, match=rf"client 7: 2 states of {size} bytes .* state-disk-mb, {2 * size - 1} by"):
         on_disk(tmp_path, part=2 * size - 1).keep(CLIENT, state(1))
     assert not list(tmp_path.rglob("*.safetensors"))
     store = on_disk(tmp_path, part=2 * size)

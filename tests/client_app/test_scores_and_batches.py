@@ -33,7 +33,7 @@ def shard(settings: Settings, client: int) -> Encoded:
 def batches(settings: Settings, client: int, server_round: int) -> list[list[list[int]]]:
     """Per epoch: the batches, by place in client 0's shard whoever asks."""
     train = shard(settings, 0)
-    found = list(host._batches(settings, train, client, server_round))
+    found = list(host._batches(settings, train, client, server_round, settings.local.local_epochs))
     per_epoch = len(found) // settings.local.local_epochs
     return [found[start : start + per_epoch] for start in range(0, len(found), per_epoch)]
 

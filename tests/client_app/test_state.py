@@ -90,11 +90,11 @@ def test_clients_do_not_share_states(store: StateStore) -> None:
 ACTIONS = st.lists(st.tuples(st.sampled_from(["resume", "keep"]), st.integers(0, 4)), max_size=20)
 
 
-@given(actions=ACTIONS)
+@given(actions=ACTIONS, kept=st.integers(1, 3))
 def test_disk_and_memory_agree_and_never_give_another_round(
-    tmp_path_factory: pytest.TempPathFactory, actions: list[tuple[str, int]]
+    tmp_path_factory: pytest.TempPathFactory, actions: list[tuple[str, int]], kept: int
 ) -> None:
-    disk, memory = on_disk(tmp_path_factory.mktemp("states")), MemoryStore()
+    disk, memory = on_disk(tmp_path_factory.mktemp("states"), kept=kept), MemoryStore(kept)
     for what, number in actions:
         if what == "keep":
             disk.keep(CLIENT, state(number + 1))

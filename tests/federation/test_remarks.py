@@ -16,6 +16,12 @@ def test_the_defaults_are_usual() -> None:
     assert of() == []
 
 
+def test_a_run_that_trains_nothing_is_remarked_on() -> None:
+    (line,) = of(rounds=0)
+    assert "nothing is trained" in line
+    assert of(rounds=0, final_local_epochs=4) == []
+
+
 @pytest.mark.parametrize(
     ("changes", "key", "why"),
     [

@@ -39,7 +39,7 @@ def test_check_speaks_json(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("command", ["check", "run"])
 @pytest.mark.parametrize(
     ("config", "named"),
-    [("round=3", "rounds"), ("rounds=0", "rounds"), ("rounds = 3", "--run-config"), ("no.toml", "no.toml")],
+    [("round=3", "rounds"), ("rounds=-1", "rounds"), ("rounds = 3", "--run-config"), ("no.toml", "no.toml")],
 )
 def test_bad_settings_are_named_and_start_nothing(
     command: str, config: str, named: str, asked: list[launch.Simulation], capsys: pytest.CaptureFixture[str]

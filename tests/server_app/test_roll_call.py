@@ -48,58 +48,58 @@ def found(**changes: object) -> RollCall:
 
 
 def test_everybody_is_found_where_it_lives(settings: Settings) -> None:
-    heard = roll_call.call(grid_of(two_nodes()), settings, "run")
+    heard = roll_call.call(grid_of(two_nodes()), settings, "run", score=False)
     assert heard.replies == GOOD
     assert heard.nodes == {0: 1000, 2: 1000, 4: 1000, 1: 1001, 3: 1001}
     steps = sum((10 + i) * GOOD[i].steps for i in range(5)) / 60
     assert heard.cohort == Cohort(clients=5, examples=60, mean_steps=pytest.approx(steps))
 
 
-@pytest.mark.parametrize(("layers", "wanted"), [("auto", True), ("all", False), ("0", False)])
-def test_scores_are_asked_for_where_they_decide(make_flat: MakeFlat, layers: str, wanted: bool) -> None:
+@pytest.mark.parametrize("wanted", [True, False])
+def test_scores_are_asked_for_where_they_decide(make_flat: MakeFlat, wanted: bool) -> None:
     asked = []
 
     def app(message: Message, context: Context) -> Message:
         asked.append(records.decode_roll_call(message.content))
         return Message(records.encode_roll_call_replies(list(GOOD.values())), reply_to=message)
 
-    roll_call.call(InProcessGrid(app, {}, 1), parse(make_flat(layers=layers)), "run-9")
+    roll_call.call(InProcessGrid(app, {}, 1), parse(make_flat()), "run-9", score=wanted)
     assert [(a.run, a.score) for a in asked] == [("run-9", wanted)]
 
 
 def test_missing_clients_are_counted_and_named(settings: Settings) -> None:
     some = {i: r for i, r in GOOD.items() if i not in (1, 4)}
     with pytest.raises(RunError, match="2 of 5 clients did not answer the roll call: 1, 4"):
-        roll_call.call(grid_of(two_nodes(some)), settings, "run")
+        roll_call.call(grid_of(two_nodes(some)), settings, "run", score=False)
 
 
 def test_many_missing_clients_are_not_all_named(make_flat: MakeFlat) -> None:
     settings = parse(make_flat(clients=40))
     with pytest.raises(RunError, match=r"35 of 40 clients .*: 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, \.\.$"):
-        roll_call.call(grid_of(two_nodes()), settings, "run")
+        roll_call.call(grid_of(two_nodes()), settings, "run", score=False)
 
 
 def test_a_client_on_two_nodes_is_refused(settings: Settings) -> None:
     answers = two_nodes()
     answers[1001].append(GOOD[2])
     with pytest.raises(RunError, match="client 2 lives on two nodes: give each node its own partition-id"):
-        roll_call.call(grid_of(answers), settings, "run")
+        roll_call.call(grid_of(answers), settings, "run", score=False)
 
 
 def test_a_fault_stops_the_run_with_its_reason(settings: Settings) -> None:
     one = {**GOOD, 3: RollCallReply(3, fault="it has no training examples")}
     with pytest.raises(InputError) as caught:
-        roll_call.call(grid_of(two_nodes(one)), settings, "run")
+        roll_call.call(grid_of(two_nodes(one)), settings, "run", score=False)
     assert (caught.value.key, caught.value.value) == ("clients", 5)
     assert caught.value.problem == "client 3 is at fault: it has no training examples"
     two = {**one, 1: RollCallReply(1, fault="no such label")}
     with pytest.raises(InputError, match=r"client 1 is at fault \(2 clients in all: 1, 3\): no such label"):
-        roll_call.call(grid_of(two_nodes(two)), settings, "run")
+        roll_call.call(grid_of(two_nodes(two)), settings, "run", score=False)
 
 
 def test_different_data_stop_the_run(settings: Settings) -> None:
     with pytest.raises(InputError, match="clients hold 2 different versions of it") as caught:
-        roll_call.call(grid_of(two_nodes({**GOOD, 4: replace(GOOD[4], data="other")})), settings, "run")
+        roll_call.call(grid_of(two_nodes({**GOOD, 4: replace(GOOD[4], data="other")})), settings, "run", score=False)
     assert caught.value.key == "dataset"
 
 
@@ -108,7 +108,7 @@ def test_a_node_that_raises_stops_the_run_with_its_last_words(settings: Settings
         raise OSError("Traceback\n  File\nOSError: no such model")
 
     with pytest.raises(RunError, match=r"node 1000 failed in the roll call \(code 2\): OSError: no such model$"):
-        roll_call.call(InProcessGrid(app, {}, 2), settings, "run")
+        roll_call.call(InProcessGrid(app, {}, 2), settings, "run", score=False)
 
 
 def test_an_answer_that_cannot_be_read_stops_the_run(settings: Settings) -> None:
@@ -118,17 +118,17 @@ def test_an_answer_that_cannot_be_read_stops_the_run(settings: Settings) -> None
         return Message(content, reply_to=message)
 
     with pytest.raises(RunError, match="node 1000 answered the roll call with what cannot be read: examples"):
-        roll_call.call(InProcessGrid(app, {}, 1), settings, "run")
+        roll_call.call(InProcessGrid(app, {}, 1), settings, "run", score=False)
 
 
 def test_without_nodes_it_waits_no_longer_than_the_deadline(make_flat: MakeFlat) -> None:
     with pytest.raises(RunError, match=r"no node came online within 0.1 s"):
-        roll_call.call(grid_of({}), parse(make_flat(round_timeout_s=0.1)), "run")
+        roll_call.call(grid_of({}), parse(make_flat(round_timeout_s=0.1)), "run", score=False)
 
 
 def test_nodes_without_clients_do_no_harm(settings: Settings) -> None:
     answers = {1000: list(GOOD.values()), 1001: []}
-    assert set(roll_call.call(grid_of(answers), settings, "run").nodes.values()) == {1000}
+    assert set(roll_call.call(grid_of(answers), settings, "run", score=False).nodes.values()) == {1000}
 
 
 # -- labels ------------------------------------------------------------------------------------------------

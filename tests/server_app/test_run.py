@@ -44,6 +44,8 @@ def test_what_a_run_leaves(make_flat: MakeFlat) -> None:
     names = {path.name for path in ran.folder.iterdir()}
     assert names == {
         "settings.json",
+        "resume.toml",
+        "checkpoints",
         "facts.json",
         "metrics.jsonl",
         "summary.json",

@@ -270,12 +270,12 @@ def test_the_missing_are_named_and_the_others_count() -> None:
     in_one_place_each(outcome)
 
 
-def test_a_round_without_a_reply_changes_nothing_but_its_number() -> None:
+def test_a_round_without_a_reply_is_void_and_changes_nothing() -> None:
     own = strategy()
     before = own.state
     outcome = own.close_round(1, [lost(100)])
-    assert (own.state.round, own.state.updates, outcome.train_loss, outcome.update_norm) == (1, 0, None, 0.0)
-    assert torch.equal(own.state.x, before.x)
+    assert outcome.void
+    assert (own.state is before, outcome.train_loss, outcome.update_norm) == (True, None, 0.0)
     assert own.aggregate_train(2, []) == (None, None)
 
 

@@ -1,0 +1,218 @@
+"""A run's course once its inputs are checked: roll call, selection, rounds, export; from the beginning, or from a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from federation import resources
+from federation.evaluation import Counts, count
+from federation.grids import RecordingGrid
+from federation.settings import Settings
+from fedpeptao.errors import InputError
+from models.export import save_parameters, to_peft
+from server_app import ratio_phase, roll_call
+from server_app.assembly import Assembly, strategy_model, traffic, whole_row
+from server_app.checkpoint import Checkpoints, Identity, Progress, check_identity
+from server_app.console import layers_table, say
+from server_app.roll_call import RollCall
+from server_app.rounds import Rounds, pooled_personalised, pooled_shared
+from server_app.run_folder import PARAMETERS, RunFolder, read_summary
+from strategies.roster import Outcome
+from strategies.shell import PromptStrategy
+
+Summary = dict[str, Any]
+
+
+@dataclass
+class Course:
+    """What a run knows on its way.
+
+    Attributes:
+        grid, settings, folder: of the run.
+        checkpoints: in the folder.
+        before: where it goes on from; None from the beginning.
+        known: what the summary says already.
+    """
+
+    grid: RecordingGrid
+    settings: Settings
+    folder: RunFolder
+    checkpoints: Checkpoints
+    before: Progress | None
+    identity: Identity
+    known: Summary = field(default_factory=dict)
+
+    def follow(self) -> Summary:
+        """To the end; returns what the summary says then."""
+        settings, folder = self.settings, self.folder
+        found = self._roll_call()
+        assembly = Assembly(settings, found, tuple(self.known["labels"]), folder.path)
+        evaluation = None if self.before is None else _outcome(self.before, found)
+        rounds = Rounds(self.grid, settings, folder, _tester(settings), _keeper(folder.path), self._save, evaluation)
+        strategy = self._selected(assembly, rounds)
+        say(traffic(settings, strategy))
+        rounds.run(strategy, settings.federation.rounds)
+        evaluations = rounds.evaluation().evaluations
+        own, together = pooled_personalised(evaluations.values()), pooled_shared(evaluations.values())
+        row, adapter = whole_row(settings, strategy), folder.path / "adapter"
+        note = to_peft(strategy_model(settings, strategy), row, adapter, self.known["labels"])
+        if note:
+            say(note)
+        return {
+            **self.known,
+            "final": {
+                "personalised_accuracy": own.accuracy,
+                "personalised_loss": own.loss,
+                "shared_accuracy": together.accuracy,
+                "shared_loss": together.loss,
+                "per_client": {str(client): vars(counts) for client, counts in sorted(evaluations.items())},
+            },
+            "adapter_note": note,
+        }
+
+    def _roll_call(self) -> RollCall:
+        """Who is there; labels and scores are those of the beginning."""
+        settings, before = self.settings, self.before
+        say(f"Roll call: {settings.federation.clients} clients ..")
+        auto = settings.selection.layers == "auto"
+        found = roll_call.call(self.grid, settings, self.folder.path.name, score=auto and before is None)
+        _check_data(settings, found)
+        was = self.identity
+        self.identity = Identity(was.settings, was.model, was.data, found.agreed)
+        if before is None:
+            self.known |= {
+                "labels": list(roll_call.agree_labels(settings, found)),
+                "layer_scores": roll_call.layer_scores(settings, found),
+                "clients": {str(client): _facts(reply) for client, reply in sorted(found.replies.items())},
+            }
+        else:
+            check_identity(was, self.identity, self.folder.path)
+        self.folder.write_summary({**self.known, "status": "running"})
+        self.grid.reset()  # the roll call's bytes are no round's
+        return found
+
+    def _selected(self, assembly: Assembly, rounds: Rounds) -> PromptStrategy:
+        """The strategy of the selected layers, where it starts or goes on; the warm-up, if there is one, lies behind it then."""
+        settings, before = self.settings, self.before
+        if before is not None and not before.warm_up:
+            strategy = assembly.strategy(before.layers)
+            strategy.go_on(before.state)
+            say(layers_table(self.known["layer_scores"], before.layers))
+            return strategy
+        count_ = resources.backbone(settings).num_layers
+        warm, ratio = None, settings.selection.ratio
+        if isinstance(ratio, str):
+            warm = assembly.warm_up(count_)
+            if before is None:
+                self._save(warm, None)
+            else:
+                warm.go_on(before.state, before.sent)
+            rounds.run(warm, settings.selection.warmup_rounds)
+            self.known["ratio"] = ratio_phase.estimate(self.grid, settings, warm, self.folder)
+            ratio = float(self.known["ratio"]["ratio"])
+        layers = roll_call.select_layers(settings, self.known["layer_scores"], ratio, count_)
+        say(layers_table(self.known["layer_scores"], layers))
+        strategy = assembly.strategy(layers, warm)
+        self.known |= {"layers": list(layers), "parameters_per_message": strategy.layout.size}
+        self.folder.write_summary({**self.known, "status": "running"})
+        self._save(strategy, None)
+        return strategy
+
+    def _save(self, strategy: PromptStrategy, evaluation: Outcome | None) -> None:
+        """A checkpoint of where the run is now."""
+        told = {key: value for key, value in self.known.items() if key != "clients"}  # they stand in the summary
+        sent = strategy.sent if strategy.warm_up else None
+        evaluations = {} if evaluation is None else evaluation.evaluations
+        progress = Progress(strategy.state, strategy.warm_up, strategy.roster.layers, told, sent, evaluations)
+        self.checkpoints.save(self.identity, progress)
+
+
+def begin(grid: RecordingGrid, settings: Settings, folder: RunFolder) -> Course:
+    """A run from its beginning, or from where `resume` says that it goes on.
+
+    Raises:
+        InputError: a checkpoint that does not fit the settings, the model or the data.
+    """
+    splits, backbone = resources.splits(settings), resources.backbone(settings)
+    checkpoints = Checkpoints(folder.path, settings.run.checkpoints)
+    now = Identity(settings.flat(), backbone.fingerprint, splits.sha256, {})
+    kept = checkpoints.latest() if settings.run.resume else None
+    if kept is None:
+        data = {
+            "name": splits.name,
+            "sha256": splits.sha256,
+            "train": len(splits.train),
+            "pairs": "text_pair" in splits.train.column_names,
+        }
+        model = {"name": backbone.name, "fingerprint": backbone.fingerprint}
+        folder.write_facts(settings.flat(), {"data": data, "model": model})
+        return Course(grid, settings, folder, checkpoints, None, now)
+    was, before = kept
+    check_identity(was, now, folder.path)
+    if before.state.round > settings.federation.rounds:
+        problem = f"the run has come to round {before.state.round} already"
+        raise InputError("rounds", settings.federation.rounds, problem, f"Give {before.state.round} or more")
+    folder.write_settings(settings.flat())
+    say(f"Goes on after round {before.state.round}")
+    resumed = {"round": before.state.round, "at": datetime.now(UTC).isoformat(timespec="seconds")}
+    clients = read_summary(folder.path).get("clients") or {}
+    known = {**before.known, "clients": clients, "resumed": [*before.known.get("resumed", []), resumed]}
+    return Course(
+        grid, settings, folder, checkpoints, before, Identity(now.settings, now.model, now.data, was.clients), known
+    )
+
+
+def _outcome(before: Progress, found: RollCall) -> Outcome | None:
+    """The evaluation over all clients that a checkpoint holds."""
+    if not before.evaluation:
+        return None
+    return Outcome(asked=sorted(found.replies), evaluations=dict(before.evaluation))
+
+
+def _check_data(settings: Settings, found: RollCall) -> None:
+    """Clients of a simulation hold parts of the server's own data set."""
+    own = resources.splits(settings).sha256
+    strange = [client for client, reply in sorted(found.replies.items()) if reply.data != own]
+    if strange:
+        raise InputError(
+            "dataset",
+            settings.data.dataset,
+            f"client {strange[0]} holds another version of it than the server",
+            "Run the same data set and Python version on all machines",
+        )
+
+
+def _tester(settings: Settings) -> Callable[[PromptStrategy], Counts] | None:
+    examples = resources.tokenised(settings).test
+    if examples is None:
+        return None
+
+    def test(strategy: PromptStrategy) -> Counts:
+        model = strategy_model(settings, strategy)
+        model.bind(whole_row(settings, strategy)[None].to(model.backbone.device))
+        return count(model, examples, strategy.roster.labels, settings.run.evaluation_batch_size)
+
+    return test
+
+
+def _keeper(folder: Path) -> Callable[[PromptStrategy], None]:
+    """Writes the shared parameters after each round, so that a run that dies leaves its last ones."""
+
+    def keep(strategy: PromptStrategy) -> None:
+        temporary = folder / f".{PARAMETERS}"
+        save_parameters(temporary, strategy.layout, strategy.state.x.to(torch.float32))
+        temporary.chmod(0o644)  # safetensors writes files for their owner alone
+        temporary.replace(folder / PARAMETERS)
+
+    return keep
+
+
+def _facts(reply: Any) -> dict[str, Any]:
+    kept = ("examples", "validation_examples", "steps", "labels", "scores")
+    return {key: getattr(reply, key) for key in kept}

@@ -1,0 +1,283 @@
+"""What a checkpoint holds, what happens to one that is damaged or another's, and which settings may change."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from federation.messages import Evaluation
+from federation.sealed import facts_of, seal, tensors_of
+from federation.settings import defaults
+from fedpeptao import cli
+from fedpeptao.errors import InputError, RunError
+from server_app.checkpoint import FOLDER, FORM, MAY_CHANGE, Checkpoints, Identity, Progress, check_identity
+from server_app.run_folder import RunFolder
+from strategies.drift import DriftState
+from strategies.fedpeptao import State
+from tests.small_runs import Flat, Ran, go
+
+MakeFlat = Callable[..., Flat]
+WHO = Identity(defaults(), "model", "data", {0: (10, 4), 7: (12, 6)})
+
+
+def state(made_in: int) -> State:
+    x = torch.arange(5, dtype=torch.float64) / 3 + made_in
+    drift = DriftState(control=x * 2, epoch=3, epoch_round=1, lost_examples=9)
+    return State(made_in, made_in - 1, ("a", "b"), x, {"m": x + 1, "v": x * x}, drift, x[:2] / 7, {0: 1, 7: made_in})
+
+
+def progress(made_in: int = 2) -> Progress:
+    counts = {0: Evaluation(3, 2, 1.1, 1, float("inf")), 7: Evaluation(4, 4, 0.1, 4, 0.3)}
+    known = {"labels": ["no", "yes"], "layer_scores": [0.1, 1 / 3], "ratio": None}
+    return Progress(state(made_in), True, (0, 2), known, torch.ones(5, dtype=torch.float64) / 9, counts)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "metrics.jsonl").write_text('{"round": 1}\n')
+    return tmp_path
+
+
+def test_it_comes_back_to_the_last_bit(folder: Path) -> None:
+    wanted = progress()
+    Checkpoints(folder, 2).save(WHO, wanted)
+    kept = Checkpoints(folder, 2).latest()
+    assert kept is not None
+    who, found = kept
+    assert who == WHO
+    assert found.sent is not None
+    assert wanted.sent is not None
+    assert torch.equal(found.sent, wanted.sent)
+    assert (found.warm_up, found.layers, found.known) == (wanted.warm_up, wanted.layers, wanted.known)
+    assert found.evaluation == wanted.evaluation
+    one, other = found.state, wanted.state
+    assert (one.round, one.updates, one.names, one.accepted) == (2, 1, ("a", "b"), {0: 1, 7: 2})
+    for name in ("x", "vbar"):
+        assert torch.equal(getattr(one, name), getattr(other, name))
+    assert one.moments.keys() == {"m", "v"}
+    assert all(torch.equal(one.moments[name], other.moments[name]) for name in other.moments)
+    assert one.drift.control is not None
+    assert other.drift.control is not None
+    assert torch.equal(one.drift.control, other.drift.control)
+    assert (one.drift.epoch, one.drift.epoch_round, one.drift.lost_examples) == (3, 1, 9)
+
+
+def test_the_last_few_stay(folder: Path) -> None:
+    checkpoints = Checkpoints(folder, 3)
+    for made_in in range(1, 12):
+        checkpoints.save(WHO, progress(made_in))
+    names = sorted(path.name for path in (folder / FOLDER).iterdir())
+    assert names == [f"round-{made_in:06d}.safetensors" for made_in in (9, 10, 11)]
+
+
+def test_lines_of_rounds_that_will_run_again_go(folder: Path) -> None:
+    Checkpoints(folder, 2).save(WHO, progress())
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"round": 2}\n{"rou')
+    assert Checkpoints(folder, 2).latest() is not None
+    assert (folder / "metrics.jsonl").read_text() == '{"round": 1}\n'
+
+
+def test_a_history_that_was_changed_is_refused(folder: Path) -> None:
+    Checkpoints(folder, 2).save(WHO, progress())
+    (folder / "metrics.jsonl").write_text('{"round": 9}\n')
+    with pytest.raises(RunError, match="was changed since"):
+        Checkpoints(folder, 2).latest()
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "flip", "zeros"])
+def test_a_damaged_one_is_set_aside_and_the_one_before_it_serves(folder: Path, damage: str, shown: list[str]) -> None:
+    checkpoints = Checkpoints(folder, 2)
+    checkpoints.save(WHO, progress(1))
+    checkpoints.save(WHO, progress(2))
+    path = folder / FOLDER / "round-000002.safetensors"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged = {"cut": content[:-1], "empty": b"", "flip": content, "zeros": bytes(len(content))}
+    path.write_bytes(damaged[damage])
+    kept = checkpoints.latest()
+    assert kept is not None
+    assert kept[1].state.round == 1
+    aside = folder / FOLDER / "round-000002.set-aside-1"
+    assert aside.read_bytes() == damaged[damage]
+    assert any("set aside" in line and path.name in line for line in shown)
+
+
+def test_every_flipped_bit_is_noticed(folder: Path) -> None:
+    checkpoints = Checkpoints(folder, 2)
+    checkpoints.save(WHO, progress())
+    path = folder / FOLDER / "round-000002.safetensors"
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 7):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ (1 << place % 8)]) + whole[place + 1 :])
+        assert checkpoints.latest() is None
+
+
+def test_one_of_another_version_is_refused_by_name(folder: Path) -> None:
+    Checkpoints(folder, 2).save(WHO, progress())
+    path = folder / FOLDER / "round-000002.safetensors"
+    facts, tensors = facts_of(path.read_bytes()), tensors_of(path.read_bytes())
+    path.write_bytes(seal(tensors, {**facts, "form": str(FORM + 1)}))
+    with pytest.raises(InputError, match=rf"of form {FORM + 1}, and this version reads form {FORM}"):
+        Checkpoints(folder, 2).latest()
+    assert path.exists()  # nothing is set aside that another version can read
+
+
+def test_a_full_disk_leaves_what_was_there(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoints = Checkpoints(folder, 2)
+    checkpoints.save(WHO, progress(1))
+
+    def no_space(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as context:
+        context.setattr("os.fsync", no_space)
+        with pytest.raises(RunError, match=r"No space left on device.*--resume"):
+            checkpoints.save(WHO, progress(2))
+    assert [path.name for path in (folder / FOLDER).iterdir()] == ["round-000001.safetensors"]
+    kept = checkpoints.latest()
+    assert kept is not None
+    assert kept[1].state.round == 1
+
+
+# -- what has to be the same -------------------------------------------------------------------------------
+
+
+def test_every_setting_but_those_that_may_change_has_to_be_the_same() -> None:
+    assert set(defaults()) >= MAY_CHANGE
+    for key, value in defaults().items():
+        other = (not value) if isinstance(value, bool) else f"{value}x" if isinstance(value, str) else value + 1
+        now = Identity({**defaults(), key: other}, "model", "data", {})
+        if key in MAY_CHANGE:
+            check_identity(WHO, now, Path("/run"))
+        else:
+            with pytest.raises(InputError, match=f"the run began with {key} = ") as caught:
+                check_identity(WHO, now, Path("/run"))
+            assert caught.value.key == "resume"
+
+
+@pytest.mark.parametrize(
+    ("now", "named"),
+    [
+        (Identity(defaults(), "another", "data", {}), "the model is another one"),
+        (Identity(defaults(), "model", "other", {}), "the data set is another one"),
+        (Identity(defaults(), "model", "data", {7: (12, 5)}), "client 7 began with 12 examples and 6 steps"),
+        (Identity(defaults(), "model", "data", {0: (9, 4)}), "client 0 began with 10 examples"),
+    ],
+)
+def test_another_model_data_set_or_client_is_named(now: Identity, named: str) -> None:
+    with pytest.raises(InputError, match=named):
+        check_identity(WHO, now, Path("/run"))
+
+
+def test_a_setting_that_came_later_was_at_its_default() -> None:
+    older = {key: value for key, value in defaults().items() if key != "alpha"}
+    check_identity(Identity(older, "model", "data", {}), WHO, Path("/run"))
+    with pytest.raises(InputError, match="alpha"):
+        check_identity(
+            Identity(older, "model", "data", {}), Identity({**defaults(), "alpha": 9.0}, "model", "data", {}), Path("/")
+        )
+    with pytest.raises(InputError, match="began with old-key"):
+        check_identity(Identity({**defaults(), "old-key": 1}, "model", "data", {}), WHO, Path("/run"))
+
+
+# -- whole runs --------------------------------------------------------------------------------------------
+
+
+def resumed(ran: Ran, **changes: object) -> Flat:
+    return {**ran.settings.flat(), "resume": str(ran.folder), **changes}
+
+
+def test_more_rounds_later_are_as_if_asked_for_at_once(make_flat: MakeFlat, no_plots: None) -> None:
+    first, whole = go(make_flat(run_name="run", rounds=2)), go(make_flat(run_name="other", rounds=4))
+    more = go(resumed(first, rounds=4))
+    assert more.folder == first.folder
+    assert [line["round"] for line in more.lines] == [0, 1, 2, 3, 4]
+    assert more.parameter_bytes == whole.parameter_bytes
+    assert more.summary["final"] == whole.summary["final"]
+    assert [one["round"] for one in more.summary["resumed"]] == [2]
+    assert json.loads((more.folder / "settings.json").read_text())["rounds"] == 4
+
+
+def test_fewer_rounds_end_the_run_where_it_is(make_flat: MakeFlat, no_plots: None) -> None:
+    ran = go(make_flat(rounds=3))
+    for path in sorted((ran.folder / FOLDER).iterdir())[-1:]:
+        path.unlink()
+    ended = go(resumed(ran, rounds=2))
+    assert ended.summary["rounds"] == 2
+    assert ended.summary["final"]["personalised_accuracy"] is not None
+    with pytest.raises(InputError, match=r"rounds = 1: the run has come to round 2 already"):
+        go(resumed(ended, rounds=1))
+
+
+def test_a_run_that_is_complete_ends_at_once(make_flat: MakeFlat, no_plots: None) -> None:
+    ran = go(make_flat())
+    again = go(resumed(ran))
+    assert again.lines == ran.lines
+    assert again.summary["final"] == ran.summary["final"]
+
+
+def test_a_refusal_leaves_the_folder_as_it_was(make_flat: MakeFlat, no_plots: None) -> None:
+    ran = go(make_flat())
+    before = {path: path.read_bytes() for path in ran.folder.rglob("*") if path.is_file()}
+    with pytest.raises(InputError, match=r"the run began with alpha = 0.3, and now it is 1.0"):
+        go(resumed(ran, alpha=1.0))
+    assert {path: path.read_bytes() for path in ran.folder.rglob("*") if path.is_file()} == before
+
+
+def test_a_second_server_is_kept_out(make_flat: MakeFlat, no_plots: None) -> None:
+    """Also one in another process; and the first one's death lets it in."""
+    ran = go(make_flat())
+    holder = (
+        "import time; from pathlib import Path; from server_app.run_folder import RunFolder; "
+        f"held = RunFolder(Path({str(ran.folder)!r})); print('held', flush=True); time.sleep(60)"
+    )
+    child = subprocess.Popen([sys.executable, "-c", holder], stdout=subprocess.PIPE)
+    try:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"held\n"
+        with pytest.raises(InputError, match="a server that is alive works in this folder"):
+            go(resumed(ran, rounds=3))
+    finally:
+        child.kill()
+        child.wait()
+    assert go(resumed(ran, rounds=3)).summary["status"] == "completed"
+
+
+@pytest.mark.parametrize(
+    ("place", "problem"), [("nowhere", "no run's folder"), ("elsewhere/run", "clients keep what is theirs in")]
+)
+def test_a_folder_that_cannot_be_gone_on_with_is_named(make_flat: MakeFlat, place: str, problem: str) -> None:
+    flat = make_flat()
+    with pytest.raises(InputError, match=problem) as caught:
+        go({**flat, "resume": f"{flat['runs-dir']}/{place}"})
+    assert caught.value.key in ("resume",)
+
+
+def test_resume_toml_is_all_that_it_takes(make_flat: MakeFlat, no_plots: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran = go(make_flat(rounds=1))
+    asked = []
+    monkeypatch.setattr("fedpeptao.launch.run", lambda simulation: asked.append(simulation) or 0)
+    assert cli.main(["run", "--resume", str(ran.folder), "--run-config", "rounds=2"]) == 0
+    assert cli.main(["run", "--run-config", str(ran.folder / "resume.toml")]) == 0
+    by_option, by_file = (simulation.settings.flat() for simulation in asked)
+    assert by_option == {**by_file, "rounds": 2}
+    assert go(by_option).summary["rounds"] == 2
+
+
+def test_a_read_only_folder_is_named(make_flat: MakeFlat, no_plots: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rights themselves bind no administrator, so the system's answer is given by hand."""
+    ran = go(make_flat())
+
+    def refused(*given: object, **named: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(Path, "open", refused)
+    with pytest.raises(InputError, match="Read-only file system"):
+        RunFolder.reopen(ran.folder)
