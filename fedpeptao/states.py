@@ -115,7 +115,7 @@ def _table(kept: Sequence[KeptRun], place: Path, now: float) -> Iterator[str]:
 
 
 def _size(run: KeptRun) -> str:
-    return f"{run.size_bytes / 1e6:.1f} MB"
+    return f"{run.size_bytes / 1e6:.1f} MB" if run.size_bytes >= 1e5 else f"{run.size_bytes / 1e3:.1f} kB"
 
 
 def _age_days(run: KeptRun, now: float) -> float:

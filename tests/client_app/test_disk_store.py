@@ -53,6 +53,17 @@ def test_no_more_than_two_states_lie_there(tmp_path: Path) -> None:
         store.resume(CLIENT, made)
 
 
+def test_as_many_accepted_states_stay_as_there_are_checkpoints(tmp_path: Path) -> None:
+    """A server that goes on from an earlier one finds the client's state with it, and the later ones go."""
+    store = DiskStore(tmp_path, RUN, FITS, kept=2)
+    for made in (1, 2, 3, 4):
+        store.keep(CLIENT, state(made))
+        assert same(store.resume(CLIENT, made), state(made))
+    assert set(files(tmp_path)) == {"round-3.safetensors", "round-4.safetensors"}
+    assert same(store.resume(CLIENT, 3), state(3))
+    assert set(files(tmp_path)) == {"round-3.safetensors"}
+
+
 def test_a_state_is_on_disk_when_keep_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its content, its name, and the names of the folders above it."""
     synced: list[str] = []

@@ -42,6 +42,12 @@ def test_the_table(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert lines[2] == ["young", "1", "2.5", "MB", "12", "0.0", "d", "in", "use"]
 
 
+def test_a_small_size_is_not_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lay(tmp_path, "run", round_1=b"x" * 1234)
+    assert main(["states", "--state-dir", str(tmp_path)]) == 0
+    assert "  1.2 kB  " in capsys.readouterr().out
+
+
 def test_the_same_for_machines(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["states", "--state-dir", str(place), "--older-than", "20", "--json"]) == 0
     (found,) = json.loads(capsys.readouterr().out)
