@@ -70,6 +70,7 @@ def check_inputs(settings: Settings) -> None:
     Raises:
         InputError: the first thing that is wrong.
     """
+    resources.check_labels(settings)
     backbone = resources.backbone(settings)
     roll_call.check_layers(settings, backbone.num_layers)
     tokens = settings.model.prompt_tokens
@@ -115,7 +116,7 @@ def _run(grid: RecordingGrid, settings: Settings, folder: RunFolder) -> Summary:
     known: Summary = {
         "labels": list(labels),
         "layer_scores": scores,
-        "clients": {str(client): _facts(reply) for client, reply in sorted(found.replies.items())},
+        "clients": _clients(settings, found),
     }
     folder.write_summary({**known, "status": "running"})
     grid.reset()  # the roll call's bytes are no round's
@@ -190,6 +191,10 @@ def _keeper(folder: Path) -> Callable[[PromptStrategy], None]:
     return keep
 
 
-def _facts(reply: Any) -> dict[str, Any]:
-    kept = ("examples", "validation_examples", "steps", "labels", "scores")
-    return {key: getattr(reply, key) for key in kept}
+def _clients(settings: Settings, found: RollCall) -> dict[str, dict[str, Any]]:
+    """What the roll call says of each client, and its name where the data have one."""
+    kept, names = ("examples", "validation_examples", "steps", "labels", "scores"), resources.client_names(settings)
+    return {
+        str(client): {**({"name": names[client]} if names else {}), **{key: getattr(reply, key) for key in kept}}
+        for client, reply in sorted(found.replies.items())
+    }
