@@ -188,6 +188,6 @@ def check_sizes(sizes: dict[str, int], validation: bool, dataset: str) -> None:
     """Refuse a client who cannot have an example to train on and, where validation is split from train, one for that."""
     small = sorted(client for client, size in sizes.items() if size < 2)
     if validation and small:
-        others = f", and so have {len(small) - 1} others" if len(small) > 1 else ""
-        problem = f"client {small[0]!r} has 1 example{others}: one to train on and one for validation are needed"
+        others = f" (and {len(small) - 1} more)" if len(small) > 1 else ""
+        problem = f"client {small[0]!r}{others} has 1 example: one to train on and one for validation are needed"
         raise InputError("dataset", dataset, problem, "Leave such clients out, or give validation as a file")
