@@ -173,9 +173,8 @@ def places(codes: np.ndarray) -> np.ndarray:
     sizes = np.bincount(codes)
     begins = np.cumsum(sizes) - sizes
     place = np.empty(len(codes))
-    place[np.argsort(codes, kind="stable")] = (np.arange(len(codes)) - np.repeat(begins, sizes)) / np.repeat(
-        sizes, sizes
-    )
+    rank = np.arange(len(codes)) - np.repeat(begins, sizes)
+    place[np.argsort(codes, kind="stable")] = rank / np.repeat(sizes, sizes)
     return place
 
 

@@ -84,6 +84,18 @@ def test_as_many_examples_as_clients_hold_every_label_that_they_can() -> None:
         assert {rows[row] for row in order[:3]} == {("x", "a"), ("y", "b"), ("z", "c")}
 
 
+def test_a_label_that_nobody_has_first_comes_before_all_others() -> None:
+    clients, labels = ["x"] * 9 + ["y"] * 2, ["a"] * 9 + ["b", "c"]
+    order, least = client_order(clients, labels, np.random.default_rng(0))
+    assert least == 3
+    assert sorted(labels[row] for row in order[:3]) == ["a", "b", "c"]
+
+
+def test_the_largest_fraction_leaves_everybody_something_to_train_on() -> None:
+    parts = split_train(rows_of({"big": 20, "middle": 4, "least": 2}), {"validation": 0.9}, "mine", seed=0)
+    assert Counter(parts["train"]["client"]) == {"big": 2, "middle": 1, "least": 1}
+
+
 def test_fewer_examples_than_clients_are_refused() -> None:
     with pytest.raises(InputError, match="fewer than one for each of 3 clients") as caught:
         subset(rows_of({"a": 5, "b": 5, "c": 5}), 2, 0, "train-examples")
