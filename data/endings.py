@@ -5,4 +5,5 @@ from __future__ import annotations
 JSON_LINES = (".jsonl", ".json")
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 PARQUET = ".parquet"
+TASKS = (".yaml", ".yml")
 ENDINGS = (*JSON_LINES, *SEPARATORS, PARQUET)

@@ -25,16 +25,21 @@ def partition(
     Args:
         splits: the data; test is common to all and not divided.
         clients: number of clients.
-        kind: "iid" (equal sizes, give or take one) or "label-skew" (sizes ~ Dirichlet(5), label priors per client
-            ~ Dirichlet(alpha), the same sizes and priors for train and validation).
-        alpha: concentration of the label priors; not used by iid.
+        kind: "iid" (equal sizes, give or take one), "label-skew" (sizes ~ Dirichlet(5), label priors per client
+            ~ Dirichlet(alpha), the same sizes and priors for train and validation), or "column" (rows are whose their
+            column client says, in the order of client_names).
+        alpha: concentration of the label priors; used by label-skew alone.
         seed: of everything random here.
-        min_examples: training examples that every client has at least; of validation it has at least 1.
+        min_examples: training examples that every client has at least, but for "column"; of validation it has at least 1.
 
     Raises:
         InputError: an impossible value, or more clients than the examples allow.
     """
     check(splits, clients, kind, alpha, min_examples)
+    if kind == "column":
+        names = client_names(splits)
+        train, validation = (by_name(table, names) for table in (splits.train, splits.validation))
+        return train, validation
     tables = ((splits.train, min_examples), (splits.validation, 1))
     if kind == "iid":
         train, validation = (iid(len(table), clients, seed) for table, _ in tables)
@@ -42,6 +47,18 @@ def partition(
         labels = order_labels(splits.train["label"])
         train, validation = (label_skew(table, labels, clients, alpha, seed, least) for table, least in tables)
     return train, validation
+
+
+def client_names(splits: Splits) -> list[str]:
+    """The distinct values of the column client, in the order of labels; a place is a client's number. [] without one."""
+    return order_labels(splits.train["client"]) if "client" in splits.train.column_names else []
+
+
+def by_name(table: Dataset, names: list[str]) -> list[np.ndarray]:
+    """Row numbers of each name."""
+    number = {name: place for place, name in enumerate(names)}
+    codes = np.array([number[name] for name in table["client"]])
+    return np.split(np.argsort(codes, kind="stable"), np.cumsum(np.bincount(codes))[:-1])
 
 
 def iid(examples: int, clients: int, seed: int) -> list[np.ndarray]:
@@ -109,8 +126,11 @@ class PositivePriors(np.random.Generator):
 
 def check(splits: Splits, clients: int, kind: str, alpha: float, min_examples: int) -> None:
     """Refuse what cannot be divided."""
-    if kind not in ("iid", "label-skew"):
-        raise InputError("partition", kind, "there is no such partition", "Give label-skew or iid")
+    if kind not in ("iid", "label-skew", "column"):
+        raise InputError("partition", kind, "there is no such partition", "Give label-skew, iid or column")
+    if kind == "column":
+        check_column(splits, clients)
+        return
     if clients < 1:
         raise InputError("clients", clients, "there must be someone to train", "Give 1 or more")
     if kind == "label-skew" and not 0 < alpha < float("inf"):
@@ -122,3 +142,11 @@ def check(splits: Splits, clients: int, kind: str, alpha: float, min_examples: i
             f"{min_examples} and 1 each"
         )
         raise InputError("clients", clients, problem, f"Give {f'at most {most}, or ' if most else ''}more data")
+
+
+def check_column(splits: Splits, clients: int) -> None:
+    """Refuse a number of clients other than that of the column's values."""
+    names = client_names(splits)
+    if clients != len(names):
+        problem = f"the column has {len(names)} different values, and each is a client"
+        raise InputError("clients", clients, problem, f"Set it to {len(names)}")

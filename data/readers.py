@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from datasets import ClassLabel, Dataset, DatasetDict, load_dataset
@@ -29,14 +29,19 @@ HUB_VALIDATION_SPLITS = ("validation", "validation_matched", "dev")
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of the columns, as the settings text-column, text-pair-column and label-column have them."""
+    """Names of the columns, as the settings text-column, text-pair-column, label-column and partition-column have them."""
 
     text: str = "text"
     text_pair: str = "text_pair"
     label: str = "label"
+    client: str = ""
 
-    def resolve(self, present: Sequence[str]) -> Columns:
-        """Self with text_pair "" where the data has none.
+    def of(self, split: str) -> Columns:
+        """The columns that a split has to have: test is common to all clients, and belongs to none."""
+        return replace(self, client="") if split == "test" else self
+
+    def resolve(self, present: Sequence[str], where: str = "the data") -> Columns:
+        """Self with text_pair "" where the data (`where`, for messages) has none.
 
         Raises:
             InputError: a column is not among those present; text_pair is let off only under its default name.
@@ -45,16 +50,20 @@ class Columns:
         wanted = {"text-column": self.text, "label-column": self.label}
         if self.text_pair not in optional:
             wanted["text-pair-column"] = self.text_pair
+        if self.client:
+            wanted["partition-column"] = self.client
         for key, column in wanted.items():
             if column not in present:
                 raise InputError(
-                    key, column, f"the data has no such column, but {', '.join(present)}", "Name one of these"
+                    key, column, f"{where} has no such column, but {', '.join(present)}", "Name one of these"
                 )
-        return Columns(self.text, self.text_pair if self.text_pair in present else "", self.label)
+        return replace(self, text_pair=self.text_pair if self.text_pair in present else "")
 
 
 def read_jsonl(path: str, columns: Columns, key: str) -> Dataset:
-    """One file of JSON lines as columns text, label and, where it has one, text_pair; all strings, blank lines skipped.
+    """One file of JSON lines as columns text, label, text_pair where it has one, client where asked for; all strings.
+
+    Blank lines are skipped.
 
     Args:
         path: absolute.
@@ -63,15 +72,15 @@ def read_jsonl(path: str, columns: Columns, key: str) -> Dataset:
 
     Raises:
         InputError: the path is relative, missing or no file; the file is empty; a line is not a JSON object, lacks a
-            column, or has a text or a label that is null or empty.
+            column, or has a text, a label or a client that is null or empty.
     """
     records = dict(json_objects(absolute_file(path, key), key))
     if not records:
         raise InputError(key, path, "the file is empty", "Give one JSON object per line")
     present = list(dict.fromkeys(name for record in records.values() for name in record))
-    columns = columns.resolve(present)
+    columns = columns.resolve(present, path)
     for number, record in records.items():
-        for column in filter(None, (columns.text, columns.text_pair, columns.label)):
+        for column in filter(None, (columns.text, columns.text_pair, columns.label, columns.client)):
             if column not in record:
                 problem = f"line {number} has no column {column}, but {', '.join(record) or 'none at all'}"
                 raise InputError(key, path, problem, "Give every line the same columns")
@@ -80,6 +89,7 @@ def read_jsonl(path: str, columns: Columns, key: str) -> Dataset:
         [row[columns.text] for row in rows],
         [row[columns.text_pair] for row in rows] if columns.text_pair else None,
         [row[columns.label] for row in rows],
+        [row[columns.client] for row in rows] if columns.client else None,
         where=[f"line {number}" for number in records],
         key=key,
         value=path,
@@ -151,7 +161,9 @@ def read_hub(name: str, columns: Columns, splits: Mapping[str, str]) -> dict[str
         raise InputError("dataset", name, f"it has no split train, but {present}", "Choose a set that has one")
     validation = next((split for split in HUB_VALIDATION_SPLITS if split in loaded), "validation")
     sources = {"train": "train", "validation": validation, "test": "test", **splits}
-    tables = {ours: hub_table(loaded[named], columns, name) for ours, named in sources.items() if named in loaded}
+    tables = {
+        ours: hub_table(loaded[named], columns.of(ours), name) for ours, named in sources.items() if named in loaded
+    }
     return {split: table for split, table in tables.items() if len(table) > 0}
 
 
@@ -161,28 +173,36 @@ def hub_table(rows: Dataset, columns: Columns, name: str) -> Dataset:
     if columns.text == Columns.text and columns.text not in present:
         for text, text_pair in HUB_TEXT_COLUMNS:
             if text in present and (text_pair is None or text_pair in present):
-                columns = Columns(text, text_pair or "", columns.label)
+                columns = replace(columns, text=text, text_pair=text_pair or "")
                 break
     columns = columns.resolve(present)
-    feature, labels = rows.features[columns.label], list(rows[columns.label])
-    if isinstance(feature, ClassLabel):
-        labels = [None if label in (None, -1) else feature.int2str(label) for label in labels]
+    labels = class_names(rows, columns.label)
     kept = [row for row, label in enumerate(labels) if label not in (None, -1)]
     rows = rows.select(kept)
     return checked(
         list(rows[columns.text]),
         list(rows[columns.text_pair]) if columns.text_pair else None,
         [labels[row] for row in kept],
+        class_names(rows, columns.client) if columns.client else None,
         where=[f"row {row}" for row in kept],
         key="dataset",
         value=name,
     )
 
 
+def class_names(rows: Dataset, column: str) -> list[object]:
+    """A column's values, names in the place of the numbers of named classes."""
+    feature, values = rows.features[column], list(rows[column])
+    if not isinstance(feature, ClassLabel):
+        return values
+    return [None if value in (None, -1) else feature.int2str(value) for value in values]
+
+
 def checked(
     texts: Sequence[object],
     pairs: Sequence[object] | None,
     labels: Sequence[object],
+    clients: Sequence[object] | None = None,
     *,
     where: Sequence[str],
     key: str,
@@ -197,12 +217,20 @@ def checked(
         for row, text in enumerate(column):
             if not isinstance(text, str) or not text.strip():
                 raise refuse(row, f"has the text {text!r}, which is not a string with something in it")
-    for row, label in enumerate(labels):
-        if label is None or isinstance(label, list | dict) or not str(label).strip():
-            raise refuse(row, f"has the label {label!r}, which is neither a name nor a number")
+    for what, names in (("label", labels), ("client", clients or ())):
+        for row, name in enumerate(names):
+            if (
+                name is None
+                or isinstance(name, list | dict)
+                or (isinstance(name, float) and name != name)
+                or not str(name).strip()
+            ):
+                raise refuse(row, f"has the {what} {name!r}, which is neither a name nor a number")
     table: dict[str, list[object]] = {"text": list(texts), "label": [str(label) for label in labels]}
     if pairs is not None:
         table["text_pair"] = list(pairs)
+    if clients is not None:
+        table["client"] = [str(client) for client in clients]
     try:
         return Dataset.from_dict(table)
     except UnicodeEncodeError as error:  # "\ud800" is JSON but no text

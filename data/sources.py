@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import numpy as np
 from datasets import Dataset
 
 from data.endings import ENDINGS
 from data.readers import Columns, read_hub
+from data.splitting import split_off, subset, without_client
 from data.stdlib_docs import stdlib_docs
 from data.tables import read_file
 from data.tasks import Task
@@ -30,6 +29,8 @@ HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 @dataclass(frozen=True)
 class Splits:
     """One data set: columns text, label and, in all rows or none, text_pair; all strings.
+
+    Where a column says whose a row is, train and validation have it as client: the same clients in both.
 
     sha256 is over all rows of all splits in order: equal exactly where a row's number means the same on both ends.
     """
@@ -50,6 +51,7 @@ def load_splits(
     text_column: str = Columns.text,
     text_pair_column: str = Columns.text_pair,
     label_column: str = Columns.label,
+    partition_column: str = Columns.client,
     validation_fraction: float = 0.15,
     test_fraction: float = 0.15,
     train_examples: int = 0,
@@ -65,7 +67,7 @@ def load_splits(
         validation: absolute path of such a file; "": the hub's own split, else split from train.
         test: likewise; where a hub's set has validation but no labelled test, validation stands in for test and
             validation is split from train.
-        text_column: and the two after it: names of the columns, see data.readers.
+        text_column: and the three after it: names of the columns, see data.readers.
         validation_fraction: of train, where it has to be split here, stratified by label; likewise test_fraction.
         train_examples: at most so many, stratified, each label at least once; 0: all. What is split from train
             keeps its proportion to it. Likewise test_examples.
@@ -75,7 +77,7 @@ def load_splits(
         InputError: any fault in the settings or in the data, under the setting's key.
     """
     check_numbers(validation_fraction, test_fraction, train_examples, test_examples)
-    columns = Columns(text_column, text_pair_column, label_column)
+    columns = Columns(text_column, text_pair_column, label_column, partition_column)
     splits: Mapping[str, str] = {}
     if task is not None and dataset == DEFAULT:
         dataset, columns, splits = hub_of(task, columns)
@@ -87,10 +89,8 @@ def load_splits(
     fractions = {"validation": validation_fraction, "test": test_fraction}
     missing = {split: fraction for split, fraction in fractions.items() if split not in tables}
     if missing:
-        enough = math.ceil(train_examples / (1 - sum(missing.values()))) + len(missing)
-        used = enough if train_examples else 0
-        train = subset(tables["train"], used, seed, "train-examples")
-        tables |= split_train(train, missing, dataset, seed)
+        tables |= split_off(tables["train"], missing, dataset, train_examples, seed)
+    check_clients(tables, paths)
     tables["train"] = subset(tables["train"], train_examples, seed, "train-examples")
     tables["test"] = subset(tables["test"], test_examples, seed, "test-examples")
     check_pairs(tables, paths)
@@ -110,7 +110,8 @@ def hub_of(task: Task, columns: Columns) -> tuple[str, Columns, Mapping[str, str
     if not task.hub:
         mend = "Give the absolute path of a data file, or add hub to the task"
         raise InputError("dataset", DEFAULT, f"the task {task.name} names no set on a hub", mend)
-    return task.dataset, task.columns if columns == Columns() else columns, task.splits
+    plain = columns == Columns(client=columns.client)
+    return task.dataset, replace(task.columns, client=columns.client) if plain else columns, task.splits
 
 
 def as_task(table: Dataset, task: Task, split: str, paths: dict[str, str]) -> Dataset:
@@ -133,11 +134,14 @@ def read_tables(
 ) -> dict[str, Dataset]:
     """The splits that exist already, train among them; splits: what a hub calls them, where it is not plain."""
     if dataset == DEFAULT:
+        if columns.client:
+            mend = "Set dataset to data that has it, or partition to label-skew"
+            raise InputError("partition-column", columns.client, f"{DEFAULT} has no column but text and label", mend)
         tables = {"train": stdlib_docs()}
     elif HUB_NAME.fullmatch(dataset) and not dataset.startswith(".") and not dataset.endswith(ENDINGS):
         tables = read_hub(dataset, columns, splits)
         if "test" not in tables and "validation" in tables and not test:
-            tables["test"] = tables.pop("validation")
+            tables["test"] = without_client(tables.pop("validation"))
     elif "/" in dataset or "\\" in dataset or dataset.endswith(ENDINGS):
         tables = {"train": read_file(dataset, columns, "dataset")}
     else:
@@ -146,60 +150,17 @@ def read_tables(
         raise InputError("dataset", dataset, "there is no data set of this name", mend)
     for split, path in (("validation", validation), ("test", test)):
         if path:
-            tables[split] = read_file(path, columns, split)
+            tables[split] = read_file(path, columns.of(split), split)
     return tables
 
 
-def split_train(train: Dataset, fractions: dict[str, float], dataset: str, seed: int) -> dict[str, Dataset]:
-    """Train with the named fractions of it taken off, stratified by label; every label stays in train."""
-    labels = list(train["label"])
-    sizes = {split: max(1, round(fraction * len(labels))) for split, fraction in fractions.items()}
-    left = len(labels) - sum(sizes.values())
-    if left < len(set(labels)):
-        problem = f"{len(labels)} examples of {len(set(labels))} labels are too few to split"
-        raise InputError("dataset", dataset, problem, "Give more of them, or validation and test as files")
-    order = stratified_order(labels, np.random.default_rng([seed, 0]))
-    cuts = np.cumsum([left, *sizes.values()])[:-1]
-    parts = np.split(order, cuts)
-    return {split: rows(train, part) for split, part in zip(("train", *sizes), parts, strict=True)}
-
-
-def subset(table: Dataset, examples: int, seed: int, key: str) -> Dataset:
-    """At most so many rows, stratified by label, in their old order; 0: all."""
-    if examples == 0 or examples >= len(table):
-        return table
-    labels = list(table["label"])
-    if examples < len(set(labels)):
-        problem = f"fewer than one for each of {len(set(labels))} labels"
-        raise InputError(key, examples, problem, f"Give at least {len(set(labels))}, or 0 for all")
-    return rows(table, stratified_order(labels, np.random.default_rng([seed, 1]))[:examples])
-
-
-def stratified_order(labels: list[str], rng: np.random.Generator) -> np.ndarray:
-    """A shuffle of which every beginning has the labels in proportion, and as soon as it can each label once.
-
-    The j-th of the m rows of a label, in random order, is placed at j/m; int64 [number of labels].
-    """
-    shuffled = rng.permutation(len(labels))
-    codes = np.unique(labels, return_inverse=True)[1][shuffled]
-    place = np.empty(len(labels))
-    for code in range(codes.max() + 1):
-        members = np.flatnonzero(codes == code)
-        place[members] = np.arange(len(members)) / len(members)
-    return shuffled[np.argsort(place, kind="stable")]
-
-
-def rows(table: Dataset, indices: np.ndarray) -> Dataset:
-    """These rows in ascending order, as a table of their own with no list of indices before it."""
-    return Dataset.from_dict(table[np.sort(indices)])
-
-
 def rows_sha256(tables: list[Dataset]) -> str:
-    """Hex digest over text, text_pair and label of every row, tables told apart."""
+    """Hex digest over text, text_pair, label and, where there is one, client of every row, tables told apart."""
     digest = hashlib.sha256()
     for table in tables:
         pairs = table["text_pair"] if "text_pair" in table.column_names else [None] * len(table)
-        for row in zip(table["text"], pairs, table["label"], strict=True):
+        clients = [table["client"]] if "client" in table.column_names else []
+        for row in zip(table["text"], pairs, table["label"], *clients, strict=True):
             digest.update(json.dumps(row).encode() + b"\n")
         digest.update(b"\n")
     return digest.hexdigest()
@@ -232,6 +193,23 @@ def check_labels(tables: dict[str, Dataset], paths: dict[str, str]) -> None:
             problem = f"{split} has labels that training does not have: {', '.join(unknown)}"
             mend = f"Remove those rows, or rename them to one of {', '.join(order_labels(known))}"
             raise InputError(key, paths[split], problem, mend)
+
+
+def check_clients(tables: dict[str, Dataset], paths: dict[str, str]) -> None:
+    """Where rows have clients: refuse one in validation that training does not have, one without validation, and lost labels."""
+    if "client" not in tables["train"].column_names:
+        return
+    known, evaluated = (set(tables[split]["client"]) for split in ("train", "validation"))
+    key = "validation" if paths["validation"] != paths["train"] else "dataset"
+    if unknown := order_labels(evaluated - known):
+        problem = f"validation has clients that training does not have: {', '.join(unknown[:5])}"
+        raise InputError(
+            key, paths["validation"], problem, "Remove those rows, or give each client examples to train on"
+        )
+    if without := order_labels(known - evaluated):
+        problem = f"{len(without)} of {len(known)} clients have no example in it: {', '.join(without[:5])}"
+        raise InputError(key, paths["validation"], problem, "Give each at least one, or leave validation empty")
+    check_labels(tables, paths)
 
 
 def check_pairs(tables: dict[str, Dataset], paths: dict[str, str]) -> None:

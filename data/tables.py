@@ -16,7 +16,7 @@ from fedpeptao.errors import InputError
 
 
 def read_file(path: str, columns: Columns, key: str) -> Dataset:
-    """One file by its ending, as columns text, label and, where it has one, text_pair; all strings.
+    """One file by its ending, as columns text, label, text_pair where it has one, client where asked for; all strings.
 
     Args:
         path: absolute; .csv and .tsv have a first line of names, any other ending but .parquet is JSON lines.
@@ -25,7 +25,7 @@ def read_file(path: str, columns: Columns, key: str) -> Dataset:
 
     Raises:
         InputError: the path is relative, missing or no file; the file is empty or not what its ending says; a column is missing;
-            a row has a text or a label that is null or empty.
+            a row has a text, a label or a client that is null or empty.
     """
     ending = Path(path).suffix.lower()
     if ending == PARQUET:
@@ -51,7 +51,7 @@ def _table(path: str, columns: Columns, key: str, read: Callable[[Path], pd.Data
         ) from error
     if not len(frame):
         raise InputError(key, path, "the file has no rows", "Give a first line of names, and one row per example")
-    columns = columns.resolve([str(name) for name in frame.columns])
+    columns = columns.resolve([str(name) for name in frame.columns], path)
 
     def values(name: str) -> list[object]:
         return [None if value is None or value != value else value for value in frame[name].tolist()]  # NaN: no value
@@ -60,6 +60,7 @@ def _table(path: str, columns: Columns, key: str, read: Callable[[Path], pd.Data
         values(columns.text),
         values(columns.text_pair) if columns.text_pair else None,
         values(columns.label),
+        values(columns.client) if columns.client else None,
         where=[f"row {row}" for row in range(1, len(frame) + 1)],
         key=key,
         value=path,

@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from data.endings import TASKS
 from data.readers import Columns, absolute_file
 from fedpeptao.errors import InputError
 
@@ -86,7 +87,7 @@ def load_task(place: str) -> Task | None:
     """
     if not place:
         return None
-    if place.endswith((".yaml", ".yml")) or "/" in place or "\\" in place:
+    if place.endswith(TASKS) or "/" in place or "\\" in place:
         return _own(place)
     known = listed()
     if place not in known:

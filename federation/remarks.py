@@ -36,7 +36,7 @@ _INERT: tuple[Inert, ...] = (
         "server-optimizer is not an adaptive one",
     ),
     (("label-loss",), lambda s: s.model.head in ("linear", "model"), "the head has no label words"),
-    (("alpha",), lambda s: s.federation.partition == "iid", 'partition is "iid"'),
+    (("alpha",), lambda s: s.federation.partition != "label-skew", 'partition is not "label-skew"'),
     (("weight-decay",), lambda s: s.local.device_optimizer == "sgd", 'device-optimizer is "sgd"'),
 )
 _ADAPTIVE_LIMIT = 0.5

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from datasets import Dataset
 
+from data import partition
 from data.batches import Encoded, encode
-from data.partition import partition
 from data.sources import Splits, load_splits, order_labels
 from data.tasks import Task, load_task
 from federation.settings import DataSettings, FederationSettings, ModelSettings, Settings
@@ -64,6 +64,15 @@ def classes(settings: Settings, seen: Iterable[str]) -> list[str]:
     return order_labels(seen) if task is None else list(task.labels)
 
 
+def check_labels(settings: Settings) -> None:
+    """InputError where `labels` holds one that the task does not know: no row of the data could have it."""
+    task = _task(settings.data.task)
+    unknown = [label for label in settings.data.given_labels if task is not None and label not in task.labels]
+    if task is not None and unknown:
+        problem = f"the task {task.name} does not know {', '.join(unknown[:5])}"
+        raise InputError("labels", settings.data.labels, problem, f"Its labels are {', '.join(task.labels)}")
+
+
 def splits(settings: Settings) -> Splits:
     """The data set's rows."""
     return _splits(settings.data, settings.federation.seed)
@@ -84,6 +93,11 @@ def encoded(settings: Settings, rows: Dataset) -> Encoded:
 def shards(settings: Settings) -> Shards:
     """Who holds which rows."""
     return _shards(settings.data, settings.federation)
+
+
+def client_names(settings: Settings) -> list[str]:
+    """What the clients are called, by number, where a column of the data says whose a row is; else []."""
+    return partition.client_names(splits(settings))
 
 
 def prompted(settings: Settings, layers: tuple[int, ...], labels: Sequence[str]) -> PromptedModel:
@@ -148,6 +162,7 @@ def _splits(data: DataSettings, seed: int) -> Splits:
         text_column=data.text_column,
         text_pair_column=data.text_pair_column,
         label_column=data.label_column,
+        partition_column=data.partition_column,
         validation_fraction=data.validation_fraction,
         test_fraction=data.test_fraction,
         train_examples=data.train_examples,
@@ -185,7 +200,7 @@ def _encoded(data: DataSettings, model: ModelSettings, seed: int, words: tuple[s
 def _shards(data: DataSettings, federation: FederationSettings) -> Shards:
     rows = _splits(data, federation.seed)
     return Shards(
-        *partition(
+        *partition.partition(
             rows, clients=federation.clients, kind=federation.partition, alpha=federation.alpha, seed=federation.seed
         )
     )

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from data.endings import ENDINGS
+from data.endings import ENDINGS, TASKS
 from fedpeptao.errors import InputError
 
 Scalar = str | int | float | bool
@@ -71,6 +71,16 @@ def _place() -> Any:
     return _setting("a name or an absolute path, and not empty", accepts)
 
 
+def _task() -> Any:
+    """A name, an absolute path of a .yaml file, or nothing."""
+
+    def accepts(value: str) -> bool:
+        looks_like_path = value.startswith((".", "~")) or value.endswith(TASKS) or "/" in value or "\\" in value
+        return Path(value).is_absolute() or not looks_like_path
+
+    return _setting("the name of a task, the absolute path of a .yaml file, or nothing", accepts)
+
+
 def _flag() -> Any:
     return _setting("true or false", lambda v: True)
 
@@ -113,13 +123,14 @@ class ModelSettings:
 class DataSettings:
     """Where texts and labels come from."""
 
-    task: str = _text()
+    task: str = _task()
     dataset: str = _place()
     validation: str = _path()
     test: str = _path()
     text_column: str = _name()
     text_pair_column: str = _text()
     label_column: str = _name()
+    partition_column: str = _text()
     labels: str = _text()
     validation_fraction: float = _setting("a number between 0 and 1", lambda v: 0 < v < 1)
     test_fraction: float = _setting("a number between 0 and 1", lambda v: 0 < v < 1)
@@ -127,13 +138,18 @@ class DataSettings:
     test_examples: int = _whole(0)
     max_length: int = _whole(0)
 
+    @property
+    def given_labels(self) -> list[str]:
+        """The classes in the order of `labels`; [] where it is left empty."""
+        return [label.strip() for label in self.labels.split(",")] if self.labels else []
+
 
 @dataclass(frozen=True)
 class FederationSettings:
     """Who takes part, and how the data lie on them."""
 
     clients: int = _whole(1)
-    partition: str = _choice("label-skew", "iid")
+    partition: str = _choice("label-skew", "iid", "column")
     alpha: float = _above(0)
     clients_per_round: int = _whole(1)
     over_sampling: int = _whole(0)
@@ -342,8 +358,19 @@ def _check_together(s: Settings) -> None:
     if s.local.clients_together > 1 and s.model.backbone_dropout > 0:
         problem = f"with backbone-dropout = {s.model.backbone_dropout:g} a client's result would depend on its company"
         raise InputError("clients-together", s.local.clients_together, problem, "Set one of them to its default")
+    _check_partition(s)
     _check_variant(s)
     _check_estimator(s)
+
+
+def _check_partition(s: Settings) -> None:
+    """A column of the data is named exactly where it says whose a row is."""
+    column, by_column = s.data.partition_column, s.federation.partition == "column"
+    if by_column and not column:
+        raise InputError("partition-column", column, 'partition = "column" needs one', "Name a column of the data")
+    if column and not by_column:
+        problem = f"partition = {_toml(s.federation.partition)} makes clients without it"
+        raise InputError("partition-column", column, problem, 'Set partition to "column", or leave this empty')
 
 
 def _check_variant(s: Settings) -> None:

@@ -6,6 +6,7 @@ prompt on each layer.
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,9 +34,12 @@ def to_peft(model: PromptedModel, values: Tensor, folder: Path, labels: Sequence
     - AutoModelForCausalLM with a decoder's own language-model head, of which nothing is tuned (CAUSAL_LM),
     - AutoModel, whose hidden states the head takes, for an encoder's language-model head or a linear head in the place of
       the model's own, which then lies beside the prompts (FEATURE_EXTRACTION).
-    A layer without a prompt: nothing is written.
+    A layer without a prompt, or a model that takes no past keys and values (DistilBERT, ModernBERT): nothing is written.
     """
     backbone = model.backbone
+    if "past_key_values" not in inspect.signature(backbone.model.base_model.forward).parameters:
+        name = type(backbone.model.base_model).__name__
+        return f"{name} takes no past keys and values, which prompts are to PEFT: no adapter written"
     if without := sorted(set(range(backbone.num_layers)) - set(model.layers)):
         return f"PEFT's prefix tuning puts a prompt on every layer, and layers {without} have none: no adapter written"
     assert backbone.head is not None

@@ -37,7 +37,7 @@ FOLDER = "checkpoints"
 MAY_CHANGE = frozenset(
     (
         *("rounds", "final-local-epochs", "test-every", "evaluate-every", "round-timeout-s", "checkpoints"),
-        *("quorum", "quorum-wait-s", "over-sampling"),
+        *("quorum", "quorum-wait-s", "over-sampling", "state-disk-mb"),
         *("resume", "runs-dir", "run-name"),
     )
 )

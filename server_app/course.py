@@ -90,7 +90,7 @@ class Course:
             self.known |= {
                 "labels": list(roll_call.agree_labels(settings, found)),
                 "layer_scores": roll_call.layer_scores(settings, found),
-                "clients": {str(client): _facts(reply) for client, reply in sorted(found.replies.items())},
+                "clients": _clients(settings, found),
             }
         else:
             check_identity(was, self.identity, self.folder.path)
@@ -216,6 +216,10 @@ def _keeper(folder: Path) -> Callable[[PromptStrategy], None]:
     return keep
 
 
-def _facts(reply: Any) -> dict[str, Any]:
-    kept = ("examples", "validation_examples", "steps", "labels", "scores")
-    return {key: getattr(reply, key) for key in kept}
+def _clients(settings: Settings, found: RollCall) -> dict[str, dict[str, Any]]:
+    """What the roll call says of each client, and its name where the data have one."""
+    kept, names = ("examples", "validation_examples", "steps", "labels", "scores"), resources.client_names(settings)
+    return {
+        str(client): {**({"name": names[client]} if names else {}), **{key: getattr(reply, key) for key in kept}}
+        for client, reply in sorted(found.replies.items())
+    }

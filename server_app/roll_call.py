@@ -72,17 +72,15 @@ def agree_labels(settings: Settings, found: RollCall) -> tuple[str, ...]:
         InputError: a client has a label that the setting lacks, or there are fewer than two.
     """
     seen = {label for reply in found.replies.values() for label in reply.labels}
-    if not settings.data.labels:
-        labels = resources.classes(settings, seen)
-    else:
-        labels = [label.strip() for label in settings.data.labels.split(",")]
-        if strange := sorted(seen - set(labels)):
-            raise InputError(
-                "labels",
-                settings.data.labels,
-                f"clients also have {', '.join(strange[:5])}",
-                "Add them, or leave it empty",
-            )
+    given = settings.data.given_labels
+    labels = given or resources.classes(settings, seen)
+    if given and (strange := sorted(seen - set(given))):
+        raise InputError(
+            "labels",
+            settings.data.labels,
+            f"clients also have {', '.join(strange[:5])}",
+            "Add them, or leave it empty",
+        )
     if len(labels) < 2 or len(set(labels)) < len(labels):
         raise InputError(
             "labels", ", ".join(labels), "at least two different ones are needed", "Check the data's labels"

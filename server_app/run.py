@@ -88,6 +88,7 @@ def check_inputs(settings: Settings) -> None:
     Raises:
         InputError: the first thing that is wrong.
     """
+    resources.check_labels(settings)
     backbone = resources.backbone(settings)
     roll_call.check_layers(settings, backbone.num_layers)
     tokens = settings.model.prompt_tokens

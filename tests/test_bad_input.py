@@ -140,6 +140,19 @@ def test_a_label_that_training_does_not_have(make_flat: MakeFlat, file: Callable
     names(refusal(make_flat(**{split: path})), split, path, "labels that training does not have: minerals")
 
 
+@pytest.mark.parametrize("given", ["stable,critical,gone", "critical,dead,gone"])
+def test_a_label_that_the_task_does_not_know(
+    make_flat: MakeFlat, file: Callable[..., str], tmp_path: Path, given: str
+) -> None:
+    task = tmp_path / "triage.yaml"
+    task.write_text("labels: [stable, critical]\n", encoding="utf8")
+    path = file(lambda rows: [{**row, "label": ("stable", "critical")[i % 2]} for i, row in enumerate(rows)])
+    error = refusal(make_flat(task=str(task), dataset=path, labels=given))
+    names(error, "labels", given, "the task triage does not know")
+    assert error.problem.endswith("know gone" if "stable" in given else "know dead, gone")
+    assert error.mend == "Its labels are stable, critical"
+
+
 @pytest.mark.parametrize("split", ["validation", "test"])
 def test_a_missing_file_beside_a_good_one(make_flat: MakeFlat, tmp_path: Path, split: str) -> None:
     path = str(tmp_path / "absent.jsonl")

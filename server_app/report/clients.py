@@ -20,9 +20,10 @@ _LEAST_RADIUS, _RADIUS = 2.6, 2.2
 
 @dataclass(frozen=True)
 class Client:
-    """A client in the last evaluation: n_i, its evaluation examples, and its two accuracies."""
+    """A client in the last evaluation: n_i, its evaluation examples, its two accuracies, and its name (else its number)."""
 
     number: int
+    name: str
     examples: int
     labels: int
     tested: int
@@ -64,7 +65,15 @@ def _clients(run: Run) -> list[Client]:
         one = known.get(client) or {}
         own, shared = (counts[key] / counts["examples"] for key in ("correct", "shared_correct"))
         found.append(
-            Client(int(client), one.get("examples", 0), len(one.get("labels", [])), counts["examples"], own, shared)
+            Client(
+                int(client),
+                one.get("name", client),
+                one.get("examples", 0),
+                len(one.get("labels", [])),
+                counts["examples"],
+                own,
+                shared,
+            )
         )
     return sorted(found, key=lambda client: client.number)
 
@@ -76,7 +85,7 @@ def _against_size(run: Run, clients: Sequence[Client]) -> Element:
         frame.level(pooled, f"all {pooled:.3f}", "orange")
     for client in clients:
         tip = (
-            f"client {client.number}: {client.examples} training examples of {client.labels} labels\n"
+            f"client {client.name}: {client.examples} training examples of {client.labels} labels\n"
             f"personalised: {client.own:.3f}\nshared model: {client.shared:.3f}\non {client.tested} evaluation examples"
         )
         frame.circle(client.examples, client.own, 3.6, "dot orange", tip)
@@ -104,14 +113,14 @@ def _gain(clients: Sequence[Client]) -> Element:
     x, y = axis("accuracy with the shared model", 0, 1.0), axis("accuracy, personalised", 0, 1.0)
     frame = Frame("Accuracy of each client, personalised over shared", x, y)
     frame.line([0, 1], [0, 1], "grey thin")
-    places: dict[tuple[float, float], list[int]] = defaultdict(list)
+    places: dict[tuple[float, float], list[str]] = defaultdict(list)
     for client in clients:
-        places[round(client.shared, 6), round(client.own, 6)].append(client.number)
-    for (shared, own), numbers in sorted(places.items(), key=lambda place: -len(place[1])):
-        who = ", ".join(map(str, numbers[:12])) + (", .." if len(numbers) > 12 else "")
-        several = "clients" if len(numbers) > 1 else "client"
+        places[round(client.shared, 6), round(client.own, 6)].append(client.name)
+    for (shared, own), names in sorted(places.items(), key=lambda place: -len(place[1])):
+        who = ", ".join(names[:12]) + (", .." if len(names) > 12 else "")
+        several = "clients" if len(names) > 1 else "client"
         tip = f"personalised: {own:.3f}\nshared model: {shared:.3f}\n{several} {who}"
-        frame.circle(shared, own, _LEAST_RADIUS + _RADIUS * (len(numbers) - 1) ** 0.5, "dot orange", tip)
+        frame.circle(shared, own, _LEAST_RADIUS + _RADIUS * (len(names) - 1) ** 0.5, "dot orange", tip)
     return frame.element
 
 
@@ -132,7 +141,7 @@ def _summary(clients: Sequence[Client]) -> Element:
 
 def _table(shown: Sequence[Client], clients: int) -> Element:
     head = ("client", "training examples", "labels", "evaluation examples", "personalised", "shared model")
-    rows = [(c.number, c.examples, c.labels, c.tested, number(c.own), number(c.shared)) for c in shown]
+    rows = [(c.name, c.examples, c.labels, c.tested, number(c.own), number(c.shared)) for c in shown]
     caption = "Accuracies of each client in the last evaluation"
     caption += f"; {len(shown)} of {clients}, summary.json has all" if len(shown) < clients else ""
     return folded("Figures by client", table(head, rows, caption))

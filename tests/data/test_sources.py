@@ -5,13 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from datasets import Dataset
 
 from data import sources
 from data.readers import Columns
-from data.sources import load_splits, order_labels, stratified_order
+from data.sources import load_splits, order_labels
 from data.tasks import Task, load_task
 from fedpeptao.errors import InputError
 
@@ -91,15 +90,6 @@ def test_subsets_are_stratified_and_keep_every_label(tmp_path: Path) -> None:
 def test_a_subset_has_just_as_many_as_asked_for(tmp_path: Path, wanted: int) -> None:
     splits = load_splits(write(tmp_path / "a.jsonl", [0] * 300 + [1] * 96 + [2] * 4), train_examples=wanted)
     assert len(splits.train) == wanted
-
-
-def test_every_beginning_of_a_stratified_order_is_stratified() -> None:
-    labels = ["a"] * 90 + ["b"] * 10
-    order = stratified_order(labels, np.random.default_rng(0))
-    assert sorted(order) == list(range(100))
-    for end in range(1, 101):
-        share = sum(labels[row] == "b" for row in order[:end])
-        assert abs(share - end / 10) <= 1
 
 
 def test_hub_validation_stands_in_for_an_absent_test(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
 
-from experiments.families import FAMILIES, RESULTS, bound, by_words, measure, save, texts, whole_output
+from experiments.families import FAMILIES, RESULTS, bound, by_words, load, measure, save, texts, whole_output
 from experiments.family_configurations import POSITIONS, WINDOW
 from fedpeptao.errors import InputError
+from models.export import to_peft
 from models.prompted import PromptedModel
 
 REFUSED = {
@@ -64,6 +65,17 @@ def test_what_the_page_says_of_each_family(name: str, tmp_path: Path) -> None:
         assert found.peft_away < 1e-5
         beyond = found.peft_away_beyond
         assert (beyond is not None and beyond > 1e-3) == FAMILIES[name].windowed
+
+
+@pytest.mark.parametrize("name", ["DistilBERT", "ModernBERT"])
+def test_a_model_without_past_keys_gets_no_adapter(name: str, tmp_path: Path) -> None:
+    backbone = load(save(FAMILIES[name], tmp_path / "classifier", classifier=True), head="model")
+    backbone.build_head("model", 3)
+    model = PromptedModel(backbone, (0, 1), 2)
+    told = to_peft(model, bound(model), tmp_path / "adapter", ["a", "b", "c"])
+    assert told is not None
+    assert "takes no past keys and values" in told
+    assert not (tmp_path / "adapter").exists()
 
 
 def test_the_page_shows_the_raw_figures() -> None:
