@@ -14,6 +14,7 @@ from data.batches import Encoded, encode
 from data.partition import partition
 from data.sources import Splits, load_splits, order_labels
 from data.tasks import Task, load_task
+from federation.metrics import ACCURACY
 from federation.settings import DataSettings, FederationSettings, ModelSettings, Settings
 from fedpeptao.errors import InputError
 from models.backbone import Backbone, load_backbone
@@ -62,6 +63,14 @@ def classes(settings: Settings, seen: Iterable[str]) -> list[str]:
     """The labels in the order of the classes: the task's, else those that were seen."""
     task = _task(settings.data.task)
     return order_labels(seen) if task is None else list(task.labels)
+
+
+def metric(settings: Settings) -> str:
+    """The run's figure (federation/metrics.py): named by hand, the task's own, else accuracy."""
+    if settings.run.metric != "auto":
+        return settings.run.metric
+    task = _task(settings.data.task)
+    return ACCURACY if task is None else task.metric
 
 
 def splits(settings: Settings) -> Splits:

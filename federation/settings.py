@@ -127,6 +127,11 @@ class DataSettings:
     test_examples: int = _whole(0)
     max_length: int = _whole(0)
 
+    @property
+    def named_labels(self) -> list[str]:
+        """The classes that are named by hand; [] where they follow from the task or the data."""
+        return [label.strip() for label in self.labels.split(",")] if self.labels else []
+
 
 @dataclass(frozen=True)
 class FederationSettings:
@@ -203,6 +208,7 @@ class RunSettings:
     round_timeout_s: float = _above(0)
     test_every: int = _whole(0)
     evaluate_every: int = _whole(0)
+    metric: str = _choice("auto", "accuracy", "matthews", "f1", "accuracy-and-f1")
     evaluation_batch_size: int = _whole(1)
     threads: int = _whole(1)
     runs_dir: str = _path()

@@ -71,6 +71,7 @@ class Assembly:
             labels=self.labels,
             layers=layers,
             per_round=settings.federation.clients_per_round,
+            metric=resources.metric(settings),
         )
         return PromptStrategy(
             algorithm,

@@ -40,6 +40,12 @@ class RollCall:
         n = sum(reply.examples for reply in replies)
         return Cohort(len(replies), n, sum(reply.examples * reply.steps for reply in replies) / n)
 
+    @property
+    def commonest_label_accuracy(self) -> float | None:
+        """If each client always answered its commonest training label, on all evaluation examples; None without any."""
+        examples = sum(reply.validation_examples for reply in self.replies.values())
+        return sum(reply.commonest for reply in self.replies.values()) / examples if examples else None
+
 
 def call(grid: Grid, settings: Settings, run: str) -> RollCall:
     """Asks all nodes.
@@ -70,10 +76,10 @@ def agree_labels(settings: Settings, found: RollCall) -> tuple[str, ...]:
         InputError: a client has a label that the setting lacks, or there are fewer than two.
     """
     seen = {label for reply in found.replies.values() for label in reply.labels}
-    if not settings.data.labels:
+    labels = settings.data.named_labels
+    if not labels:
         labels = resources.classes(settings, seen)
     else:
-        labels = [label.strip() for label in settings.data.labels.split(",")]
         if strange := sorted(seen - set(labels)):
             raise InputError(
                 "labels",

@@ -10,9 +10,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from federation import resources
 from federation.evaluation import Counts
 from federation.grids import RecordingGrid, exchanges
 from federation.messages import Evaluation
+from federation.metrics import added, figure_key, figures
 from federation.settings import Settings
 from fedpeptao.errors import RunError
 from server_app.console import round_header, round_line, say
@@ -40,7 +42,8 @@ class Rounds:
         keep: Callable[[PromptStrategy], None],
     ) -> None:
         self._grid, self._settings, self._folder = grid, settings, folder
-        self._test, self._keep = test, keep
+        self._test, self._keep, self._metric = test, keep, resources.metric(settings)
+        self._figures = line_figures(self._metric)
         self._bytes = 0
         self._evaluation: Outcome | None = None
 
@@ -50,7 +53,7 @@ class Rounds:
         Raises:
             RunError: a round in which every client failed.
         """
-        say(round_header())
+        say(round_header(self._metric))
         if strategy.state.round == 0 and self._settings.run.test_every:
             self._write({"round": 0, **self._tested(strategy, 0)})
         for server_round in range(strategy.state.round + 1, last + 1):
@@ -87,7 +90,7 @@ class Rounds:
         }
         own = pooled_personalised(outcome.evaluations.values())
         line |= {
-            "personalised_accuracy": own.accuracy,
+            **figures("personalised", own, self._metric),
             "personalised_loss": own.loss,
             "personalised_examples": own.examples,
         }
@@ -102,7 +105,7 @@ class Rounds:
         ):
             return {}
         counts = self._test(strategy)
-        return {"global_accuracy": counts.accuracy, "global_loss": counts.loss}
+        return {**figures("global", counts, self._metric), "global_loss": counts.loss}
 
     def _evaluate(self, strategy: PromptStrategy, line: Line) -> Outcome:
         """All clients, in messages of their own; its traffic is counted apart from training."""
@@ -110,16 +113,17 @@ class Rounds:
         outcome = strategy.close_evaluation(exchanges(self._grid, messages, self._settings.run.round_timeout_s))
         down, up = self._grid.reset()
         line["evaluation_bytes"] = down.total() + up.total()
-        line["all_personalised_accuracy"] = pooled_personalised(outcome.evaluations.values()).accuracy
-        line["all_shared_accuracy"] = pooled_shared(outcome.evaluations.values()).accuracy
+        line |= figures("all_personalised", pooled_personalised(outcome.evaluations.values()), self._metric)
+        line |= figures("all_shared", pooled_shared(outcome.evaluations.values()), self._metric)
         line["evaluation_failed"] = {str(client): why for client, why in outcome.failed.items()}
         line["evaluation_missing"] = outcome.missing
         return outcome
 
     def _write(self, line: Line) -> None:
         line["cumulative_bytes"] = self._bytes
-        self._folder.append({**dict.fromkeys(FIGURES), **line})
-        say(round_line({**dict.fromkeys(FIGURES), **line}, self._settings.federation.rounds))
+        whole = {**dict.fromkeys(self._figures), **line}
+        self._folder.append(whole)
+        say(round_line(whole, self._settings.federation.rounds, self._metric))
 
 
 FIGURES = (
@@ -149,19 +153,35 @@ FIGURES = (
     "cumulative_bytes",
 )
 """Keys of every line of metrics.jsonl; null where a round has no such figure."""
+SCORED = ("personalised", "global", "all_personalised", "all_shared")
+"""Whose accuracy is among them; where the run's metric is another one, each has a sister of that name."""
+
+
+def line_figures(metric: str) -> tuple[str, ...]:
+    """FIGURES, and the sisters."""
+    sisters = tuple(figure_key(whose, metric) for whose in SCORED)
+    return FIGURES + tuple(key for key in sisters if key not in FIGURES)
 
 
 def pooled_personalised(evaluations: Iterable[Evaluation]) -> Counts:
     """Each client's shard with its own prompts, pooled."""
     counts = list(evaluations)
-    return Counts(sum(c.examples for c in counts), sum(c.correct for c in counts), sum(c.loss_sum for c in counts))
+    return Counts(
+        sum(c.examples for c in counts),
+        sum(c.correct for c in counts),
+        sum(c.loss_sum for c in counts),
+        added(c.confusion for c in counts),
+    )
 
 
 def pooled_shared(evaluations: Iterable[Evaluation]) -> Counts:
     """Each client's shard with the shared model, pooled."""
     counts = list(evaluations)
     return Counts(
-        sum(c.examples for c in counts), sum(c.shared_correct for c in counts), sum(c.shared_loss_sum for c in counts)
+        sum(c.examples for c in counts),
+        sum(c.shared_correct for c in counts),
+        sum(c.shared_loss_sum for c in counts),
+        added(c.shared_confusion for c in counts),
     )
 
 

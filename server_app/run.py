@@ -16,6 +16,8 @@ from flwr.serverapp import Grid
 from federation import resources
 from federation.evaluation import Counts, count
 from federation.grids import RecordingGrid
+from federation.messages import Evaluation
+from federation.metrics import figures
 from federation.remarks import remarks
 from federation.run_paths import runs_folder
 from federation.settings import Settings, defaults
@@ -112,7 +114,10 @@ def _run(grid: RecordingGrid, settings: Settings, folder: RunFolder) -> Summary:
     _check_data(settings, found)
     labels = roll_call.agree_labels(settings, found)
     scores = roll_call.layer_scores(settings, found)
+    metric = resources.metric(settings)
     known: Summary = {
+        "metric": metric,
+        "floor": {"commonest_label_accuracy": found.commonest_label_accuracy},
         "labels": list(labels),
         "layer_scores": scores,
         "clients": {str(client): _facts(reply) for client, reply in sorted(found.replies.items())},
@@ -142,14 +147,19 @@ def _run(grid: RecordingGrid, settings: Settings, folder: RunFolder) -> Summary:
     return {
         **known,
         "final": {
-            "personalised_accuracy": own.accuracy,
+            **figures("personalised", own, metric),
             "personalised_loss": own.loss,
-            "shared_accuracy": together.accuracy,
+            **figures("shared", together, metric),
             "shared_loss": together.loss,
-            "per_client": {str(client): vars(counts) for client, counts in sorted(evaluations.items())},
+            "per_client": {str(client): _counts(found) for client, found in sorted(evaluations.items())},
         },
         "adapter_note": note,
     }
+
+
+def _counts(evaluation: Evaluation) -> dict[str, int | float]:
+    """Without the confusion matrices."""
+    return {name: value for name, value in vars(evaluation).items() if not isinstance(value, tuple)}
 
 
 def _check_data(settings: Settings, found: RollCall) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from federation.messages import Evaluation
+from federation.metrics import ACCURACY
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class Roster:
         labels: classes in the order of the head's outputs.
         layers: S.
         per_round: clients asked in a round.
+        metric: the run's figure; any but accuracy needs the clients' confusion matrices.
     """
 
     run: str
@@ -29,6 +31,12 @@ class Roster:
     labels: tuple[str, ...]
     layers: tuple[int, ...]
     per_round: int
+    metric: str = ACCURACY
+
+    @property
+    def confusion_classes(self) -> int | None:
+        """Of the confusion matrices that clients send; None where they send none."""
+        return None if self.metric == ACCURACY else len(self.labels)
 
     @property
     def clients(self) -> list[int]:
