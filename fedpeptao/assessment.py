@@ -60,7 +60,7 @@ def assess(
 
 
 def as_table(figures: Mapping[str, Any]) -> str:
-    """The figures for people: the run's metric where that is not accuracy, a line of totals, a line per class, the confusion matrix."""
+    """The figures for people: the run's metric if not accuracy, a line of totals, a line per class, the confusion matrix."""
     head = (
         f"accuracy {figures['accuracy']:.3f}  macro F1 {figures['macro_f1']:.3f}  Matthews {figures['matthews']:.3f}"
         f"  loss {figures['loss']:.3f}  {figures['examples']} examples"

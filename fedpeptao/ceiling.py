@@ -14,7 +14,7 @@ from client_app.local_update import Adam, local_update
 from data.batches import Encoded, length_batches
 from federation import resources
 from federation.evaluation import count, losses_on
-from federation.metrics import ACCURACY, NAMES, score, square
+from federation.metrics import ACCURACY, NAMES, metric_of, score, square
 from federation.randomness import generator
 from federation.settings import Settings
 from models.prompted import PromptedModel
@@ -70,7 +70,7 @@ def as_table(figures: dict[str, Any]) -> str:
     lines = [f"Central training: {figures['steps']} steps, {figures['seconds']:.0f} s, seed {figures['seed']}"]
     for key, what in (("validation", "all clients' evaluation shards"), ("test", "common test set")):
         if figures[key] is not None:
-            found, metric = figures[key], figures["metric"]
+            found, metric = figures[key], metric_of(figures)
             own = "" if metric == ACCURACY else f"{NAMES[metric]} {found[metric.replace('-', '_')]:.3f}  "
             lines.append(
                 f"  {own}accuracy {found['accuracy']:.3f}  loss {found['loss']:.3f}  {what}, {found['examples']} examples"

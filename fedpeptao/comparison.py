@@ -86,7 +86,7 @@ def run_cells(grid: ComparisonGrid, seeds: Sequence[int]) -> None:
 
 
 def table(grid: ComparisonGrid) -> str:
-    """Markdown: each measure, by the metric of the runs, at equal rounds and at equal bytes; mean over seeds, and each seed's figure.
+    """Markdown: each measure, by the runs' metric, at equal rounds and equal bytes; mean over seeds, and each seed's figure.
 
     Figures are those of the last evaluation over all clients at or before the round, or the bytes, that all methods
     reached with that seed.
