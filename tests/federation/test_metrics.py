@@ -44,17 +44,6 @@ def flat(pairs: Predictions, classes: int) -> tuple[int, ...]:
     return tuple(int(n) for n in confusion_matrix(true, found, labels=range(classes)).flatten())
 
 
-@pytest.mark.parametrize("metric", METRICS)
-@settings(max_examples=60, deadline=None)
-@given(drawn=federations())
-@pytest.mark.filterwarnings("ignore")
-def test_of_the_pooled_matrix_as_of_all_predictions(metric: str, drawn: tuple[int, list[Predictions]]) -> None:
-    classes, clients = drawn
-    pooled = square(added(flat(pairs, classes) for pairs in clients))
-    true, found = map(list, zip(*(pair for pairs in clients for pair in pairs), strict=True))
-    assert score(metric, pooled) == pytest.approx(library(metric, true, found, classes), abs=1e-12)
-
-
 @pytest.mark.parametrize(
     ("metric", "matrix", "value"),
     [
@@ -70,6 +59,17 @@ def test_of_the_pooled_matrix_as_of_all_predictions(metric: str, drawn: tuple[in
 )
 def test_by_hand(metric: str, matrix: list[list[int]], value: float) -> None:
     assert score(metric, np.array(matrix)) == pytest.approx(value, abs=1e-12)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@settings(max_examples=60, deadline=None)
+@given(drawn=federations())
+@pytest.mark.filterwarnings("ignore")
+def test_of_the_pooled_matrix_as_of_all_predictions(metric: str, drawn: tuple[int, list[Predictions]]) -> None:
+    classes, clients = drawn
+    pooled = square(added(flat(pairs, classes) for pairs in clients))
+    true, found = map(list, zip(*(pair for pairs in clients for pair in pairs), strict=True))
+    assert score(metric, pooled) == pytest.approx(library(metric, true, found, classes), abs=1e-12)
 
 
 def test_names_of_figures() -> None:
