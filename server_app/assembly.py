@@ -74,6 +74,7 @@ class Assembly:
             per_round=settings.federation.clients_per_round,
             beyond=settings.federation.over_sampling,
             quorum=settings.federation.quorum,
+            metric=resources.metric(settings),
         )
         return PromptStrategy(
             algorithm,

@@ -247,9 +247,14 @@ def _unpack(facts: Mapping[str, str], tensors: Mapping[str, Tensor]) -> tuple[Id
         vbar=tensors.get("vbar"),
         accepted=dict(tensors["accepted"].tolist()),
     )
-    evaluation = {int(client): Evaluation(**counts) for client, counts in told["evaluation"].items()}
+    evaluation = {int(client): _evaluation(counts) for client, counts in told["evaluation"].items()}
     progress = Progress(state, told["warm_up"], tuple(told["layers"]), told["known"], tensors.get("sent"), evaluation)
     return Identity(settings, told["model"], told["data"], clients), progress
+
+
+def _evaluation(counts: Mapping[str, Any]) -> Evaluation:
+    found: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in counts.items()}
+    return Evaluation(**found)
 
 
 def _sync(path: Path) -> None:

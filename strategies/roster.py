@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from federation.messages import Evaluation
+from federation.metrics import ACCURACY
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Roster:
         per_round: replies that close a round.
         beyond: clients asked beyond those.
         quorum: replies without which a round is void.
+        metric: the run's figure; any but accuracy needs the clients' confusion matrices.
     """
 
     run: str
@@ -33,6 +35,12 @@ class Roster:
     per_round: int
     beyond: int = 0
     quorum: int = 1
+    metric: str = ACCURACY
+
+    @property
+    def confusion_classes(self) -> int | None:
+        """Of the confusion matrices that clients send; None where they send none."""
+        return None if self.metric == ACCURACY else len(self.labels)
 
     @property
     def clients(self) -> list[int]:

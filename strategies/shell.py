@@ -221,7 +221,9 @@ class PromptStrategy(Strategy):
     # -- replies ----------------------------------------------------------------------------------------
 
     def _read_train(self, exchange: Exchange) -> Sequence[Reply]:
-        replies = records.decode_train_replies(exchange.reply.content, self.layout, self.codec)
+        replies = records.decode_train_replies(
+            exchange.reply.content, self.layout, self.codec, self.roster.confusion_classes
+        )
         return [self._as_agreed(reply) for reply in replies]
 
     def _as_agreed(self, reply: TrainReply) -> TrainReply:
@@ -236,7 +238,7 @@ class PromptStrategy(Strategy):
         return records.decode_curvature_replies(exchange.reply.content)
 
     def _read_evaluation(self, exchange: Exchange) -> Sequence[Reply]:
-        return records.decode_evaluate_replies(exchange.reply.content)
+        return records.decode_evaluate_replies(exchange.reply.content, self.roster.confusion_classes)
 
     def _in_order(
         self,
