@@ -127,7 +127,13 @@ def same_end(one: Ran, other: Ran) -> bool:
         for client in range(5)
     )
     figures = one.lines_without("seconds", "late") == other.lines_without("seconds", "late")
-    return rows and figures and one.parameter_bytes == other.parameter_bytes
+    return rows and figures and one.parameter_bytes == other.parameter_bytes and told(one) == told(other)
+
+
+def told(ran: Ran) -> list[object]:
+    """What the summary says of the selection."""
+    ratio = ran.summary.get("ratio") or {}
+    return [ran.summary["layer_scores"], ran.summary["layers"], ratio.get("ratio"), ran.summary["floor"]]
 
 
 def harmed(path: Path, how: str) -> bytes:
