@@ -16,11 +16,10 @@ from client_app import host
 from client_app.curvature import spectrum_of
 from client_app.state import DiskStore, StateStore
 from federation import records, resources
-from federation.codec import Codec, make_codec
+from federation.channels import Channels, make_channels
 from federation.messages import Ask, CurvatureReply, EvaluateReply, MessageError, RollCallReply, TrainReply
 from federation.run_paths import state_folder
 from federation.settings import Settings, parse
-from models.layout import Layout
 
 logger = logging.getLogger("flwr")
 app = ClientApp()
@@ -45,7 +44,7 @@ def roll_call(message: Message, context: Context) -> Message:
 def train(message: Message, context: Context) -> Message:
     """A round of local training for each client the message names."""
     settings = _settings(context)
-    ask, layout, codec, store = _open(message, settings, context)
+    ask, channels, store = _open(message, settings, context)
     accepted = dict(zip(ask.clients, ask.accepted, strict=True))
     replies = _answers_together(
         ask.clients,
@@ -54,14 +53,14 @@ def train(message: Message, context: Context) -> Message:
         lambda client: host.train(settings, ask, client, accepted[client], store),
         lambda client, why: TrainReply(client, ask.round, fault=why),
     )
-    return Message(records.encode_train_replies(replies, layout, codec), reply_to=message)
+    return Message(records.encode_train_replies(replies, channels), reply_to=message)
 
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """An evaluation of each client the message names, on its own shard."""
     settings = _settings(context)
-    ask, _, _, store = _open(message, settings, context)
+    ask, _, store = _open(message, settings, context)
     accepted = dict(zip(ask.clients, ask.accepted, strict=True))
     replies = _answers(
         ask.clients,
@@ -75,7 +74,7 @@ def evaluate(message: Message, context: Context) -> Message:
 def curvature(message: Message, context: Context) -> Message:
     """The spectrum of each named client's Hessian at what the message holds."""
     settings = _settings(context)
-    ask, _, _, _ = _open(message, settings, context)
+    ask, _, _ = _open(message, settings, context)
     replies = _answers(
         ask.clients,
         lambda client: spectrum_of(settings, ask, client),
@@ -95,16 +94,15 @@ def _clients(settings: Settings, context: Context) -> list[int]:
     return host.clients_of_node(settings.federation.clients, node, nodes)
 
 
-def _open(message: Message, settings: Settings, context: Context) -> tuple[Ask, Layout, Codec, StateStore]:
+def _open(message: Message, settings: Settings, context: Context) -> tuple[Ask, Channels, StateStore]:
     """A message's content, checked against what this node expects to receive."""
     header = records.decode_header(message.content)
     strangers = sorted(set(header.clients) - set(_clients(settings, context)))
     if strangers:
         raise MessageError(f"clients {strangers} do not live on this node")
-    layout = host.travelling_layout(settings, header.layers, header.labels)
-    codec = make_codec(settings.server.precision)
+    channels = make_channels(settings, host.travelling_layout(settings, header.layers, header.labels))
     store = DiskStore(state_folder(settings, header.run, context.node_config))
-    return records.decode_ask(message.content, layout, codec), layout, codec, store
+    return records.decode_ask(message.content, channels), channels, store
 
 
 def _answers(clients: Iterable[int], work: Callable[[int], Reply], failed: Callable[[int, str], Reply]) -> list[Reply]:

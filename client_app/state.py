@@ -35,7 +35,8 @@ class ClientState:
         control: c_i over the parameters that travel, [R] float32; None without device correction.
         moments: Adam's m and v over all that the client trains, [2, R] float32; None where they start anew each round.
         steps: optimiser steps behind the moments.
-        warm_up: made in a warm-up round, whose moments do not go on after the selection.
+        warm_up: made in a warm-up round, whose moments and residual do not go on after the selection.
+        residual: r_i, what rounding took from the update so far, [R] float32; None without error feedback.
     """
 
     round: int
@@ -45,6 +46,7 @@ class ClientState:
     moments: Tensor | None = None
     steps: int = 0
     warm_up: bool = False
+    residual: Tensor | None = None
 
 
 class StateStore(Protocol):
@@ -104,7 +106,9 @@ class DiskStore:
 
 def _pack(state: ClientState) -> bytes:
     tensors = {f"{_LOCAL}{name}": value for name, value in state.local.items()}
-    tensors |= {name: value for name in ("control", "moments") if (value := getattr(state, name)) is not None}
+    tensors |= {
+        name: value for name in ("control", "moments", "residual") if (value := getattr(state, name)) is not None
+    }
     numbers = {name: str(int(getattr(state, name))) for name in ("round", "epoch", "steps", "warm_up")}
     return save({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, numbers)
 
@@ -121,6 +125,7 @@ def _load(path: Path) -> ClientState:
         moments=tensors.get("moments"),
         steps=int(metadata["steps"]),
         warm_up=metadata["warm_up"] == "1",
+        residual=tensors.get("residual"),
     )
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from experiments.quadratics import settings
 from federation import records
-from federation.codec import make_codec
+from federation.channels import make_channels
 from federation.grids import Exchange, InProcessGrid
 from federation.messages import Ask, EvaluateReply, Evaluation, TrainReply
 from federation.settings import Scalar
@@ -24,7 +24,7 @@ from strategies.roster import Outcome, Roster
 from strategies.shell import PromptStrategy
 
 LAYOUT = Layout((Entry("prompt.1", 1, (2, 1, 2, 3)), Entry("head.w", None, (2, 3))))
-CODEC = make_codec("float32")
+CHANNELS = make_channels(settings(), LAYOUT)
 EXAMPLES = {0: 10, 1: 25, 2: 40, 3: 75}
 STEPS = {0: 6, 1: 1, 2: 3, 3: 2}
 ONE_EACH = {client: 100 + client for client in EXAMPLES}
@@ -35,11 +35,11 @@ GRID = InProcessGrid(lambda message, context: message, {}, 1)
 def strategy(nodes: dict[int, int] = ONE_EACH, per_round: int = 4, **changes: Scalar) -> PromptStrategy:
     changed: dict[str, Scalar] = {"drift_correction": "device", "server_momentum": 0.9, **changes}
     setup = settings(**changed)
-    algorithm = build(setup, Cohort(4, sum(EXAMPLES.values()), 2.4), CODEC, MemoryRows)
+    algorithm = build(setup, Cohort(4, sum(EXAMPLES.values()), 2.4), CHANNELS.control, MemoryRows)
     roster = Roster("run-1", 3, EXAMPLES, nodes, ("no", "yes"), (1,), per_round)
     state = algorithm.initial(LAYOUT.names, torch.linspace(-1, 1, LAYOUT.size))
     shared = setup.local.device_second_moment == "shared"
-    return PromptStrategy(algorithm, state, roster, LAYOUT, CODEC, shared)
+    return PromptStrategy(algorithm, state, roster, CHANNELS, shared)
 
 
 def delta(client: int, server_round: int = 1) -> Tensor:
@@ -63,7 +63,7 @@ def reply(client: int, server_round: int = 1) -> TrainReply:
 
 def message(node: int, replies: Sequence[TrainReply]) -> Exchange:
     asked = Message(RecordDict(), dst_node_id=node, message_type="train")
-    return Exchange(node, Message(records.encode_train_replies(replies, LAYOUT, CODEC), reply_to=asked))
+    return Exchange(node, Message(records.encode_train_replies(replies, CHANNELS), reply_to=asked))
 
 
 def lost(node: int, code: int = 5, reason: str = "gone\nTraceback") -> Exchange:
@@ -297,7 +297,7 @@ def test_one_downlink_for_all(correction: str) -> None:
         assert set(one.content) == expected
         assert all(one.content[name] == sent[0].content[name] for name in expected - {"clients"})
     assert len({tuple(one.content["clients"]["ids"]) for one in sent}) == 4
-    found = records.decode_ask(sent[0].content, LAYOUT, CODEC)
+    found = records.decode_ask(sent[0].content, CHANNELS)
     assert torch.equal(found.shared, own.state.x.float())
     assert found.second_moments is not None
     assert own.state.vbar is not None
@@ -305,7 +305,7 @@ def test_one_downlink_for_all(correction: str) -> None:
 
 
 def asks(messages: Sequence[Message]) -> dict[int, Ask]:
-    return {m.metadata.dst_node_id: records.decode_ask(m.content, LAYOUT, CODEC) for m in messages}
+    return {m.metadata.dst_node_id: records.decode_ask(m.content, CHANNELS) for m in messages}
 
 
 def test_a_message_for_each_node_with_its_clients_and_their_last_accepted_rounds() -> None:
