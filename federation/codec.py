@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-BLOCK = 64
+BLOCK = 256
 _MOST, _NO_NUMBER = 127, -128  # codes
 _LEAST_EXPONENT, _MOST_EXPONENT = -126, 121  # 2^k and 127 x 2^k are ordinary float32 numbers
 

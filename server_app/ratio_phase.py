@@ -33,8 +33,8 @@ FORMAT = 1
 CACHE = ".curvature"
 WITHOUT_INFLUENCE = (
     *("rounds", "score-order", "score-batches", "unselected-prompts", "device-second-moment", "proximal"),
-    *("variant", "drift-correction", "max-lost-share", "step-normalised", "server-optimizer", "server-momentum"),
-    *("server-second-momentum", "server-adaptivity", "server-learning-rate"),
+    *("variant", "drift-correction", "control-precision", "max-lost-share", "step-normalised"),
+    *("server-optimizer", "server-momentum", "server-second-momentum", "server-adaptivity", "server-learning-rate"),
     *("round-timeout-s", "test-every", "evaluate-every", "evaluation-batch-size", "runs-dir", "run-name"),
 )
 """Settings that change neither the warm-up's prompts nor the estimate; every other one is part of the cache's key."""

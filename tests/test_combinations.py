@@ -144,7 +144,7 @@ def the_right_layers_travel(ran: Ran, watched: Watched) -> None:
         assert len(layers) == layer_count(float(ratio), LAYERS)
     chosen = travelling(layers)
     assert set(ran.parameters) == set(chosen)
-    wanted = torch.float16 if ran.settings.server.precision == "float16" else torch.float32
+    wanted = getattr(torch, ran.settings.server.precision)
     for passed in [*watched.of("train"), *watched.of("train", "up"), *watched.of("evaluate")]:
         here = travelling([0, 1]) if is_warm_up(ran, passed) else chosen
         for record, arrays in passed.content.array_records.items():
@@ -156,7 +156,7 @@ def the_right_layers_travel(ran: Ran, watched: Watched) -> None:
 
 def bytes_are_counted(ran: Ran) -> None:
     """What came up holds as many numbers as it should, in the asked width; the sums are sums."""
-    width = 2 if ran.settings.server.precision == "float16" else 4
+    width = {"float32": 4, "float16": 2, "int8": 1}[ran.settings.server.precision]
     total = 0
     for line in ran.lines[1:]:
         names = travelling([0, 1] if line["warm_up"] else ran.summary["layers"])

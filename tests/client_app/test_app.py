@@ -153,7 +153,7 @@ def test_a_message_that_is_not_as_agreed_is_refused(make_flat: MakeFlat) -> None
     assert "names in 'shared' are not those agreed on: prompt.0" in str(answer(flat, content, 1000).error.reason)
     content = ask_content(flat, (0,))
     content.array_records["shared"]["prompt.1"] = Array(prompt.numpy()[:, :1])
-    assert "prompt.1 in 'shared' has shape" in str(answer(flat, content, 1000).error.reason)
+    assert "prompt.1 in 'shared': it has shape" in str(answer(flat, content, 1000).error.reason)
     content = ask_content(flat, (0,))
     content["round"]["layers"] = [0]
     assert "are not those agreed on: prompt.0, prompt.1" in str(answer(flat, content, 1000).error.reason)

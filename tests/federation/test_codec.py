@@ -104,7 +104,7 @@ def test_neighbouring_numbers_are_rounded_independently() -> None:
     values = torch.full((BLOCK,), 0.5)
     values[0] = 127.0
     ups = torch.stack([rounded("int8", values, seed)[1:] for seed in range(50)]).mean(1)
-    assert 0.2 < float(ups.min())
+    assert float(ups.min()) > 0.2
     assert float(ups.max()) < 0.8
 
 

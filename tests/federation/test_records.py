@@ -179,6 +179,17 @@ def pickled() -> Array:
     return Array("object", (2,), "numpy.ndarray", file.getvalue())
 
 
+def framed(dtype: str, shape: tuple[int, ...], payload: bytes = b"") -> Array:
+    """A header of the sender's choice before bytes of the sender's choice."""
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": dtype, "fortran_order": False, "shape": shape})
+    return Array(dtype, (2,), "numpy.ndarray", file.getvalue() + payload)
+
+
+def with_array(name: str, array: Array) -> Change:
+    return lambda arrays: ArrayRecord({**arrays, name: array})
+
+
 BAD_ARRAYS: dict[str, tuple[Change, str]] = {
     "missing": (lambda a: ArrayRecord({k: v for k, v in a.items() if k != "head.b"}), "names.*head.b"),
     "unknown": (lambda a: ArrayRecord({**a, "prompt.0": a["prompt.1"]}), "names.*prompt.0"),
@@ -193,7 +204,21 @@ BAD_ARRAYS: dict[str, tuple[Change, str]] = {
     "NaN": (changed("prompt.1", with_value(float("nan"))), "prompt.1 .*not finite"),
     "infinite": (changed("head.b", with_value(float("-inf"))), "head.b .*not finite"),
     "no npy": (lambda a: ArrayRecord({**a, "head.b": Array("float32", (2,), "numpy.ndarray", b"nonsense")}), "head.b"),
-    "pickled": (lambda a: ArrayRecord({**a, "head.b": pickled()}), "head.b .*object"),
+    "pickled": (with_array("head.b", pickled()), "head.b .*object"),
+    "no bytes": (with_array("head.b", Array("float32", (2,), "numpy.ndarray", b"")), "head.b .*no array"),
+    "a header alone": (with_array("head.b", framed("<f4", (2,))), "head.b .* 0 bytes are not 2 numbers"),
+    "bytes after the end": (with_array("head.b", framed("<f4", (2,), bytes(12))), "head.b .* 12 bytes"),
+    "a terabyte by its header": (with_array("head.b", framed("<f4", (2**38,))), "head.b .*shape"),
+    "other byte order": (with_array("head.b", framed(">f4", (2,), bytes(8))), "head.b .*>f4"),
+    "columns first": (changed("head.w", np.asfortranarray), "head.w .*C order"),
+    "a later version": (
+        with_array("head.b", Array("float32", (2,), "numpy.ndarray", b"\x93NUMPY\x03\x00" + bytes(100))),
+        "head.b .*version",
+    ),
+    "brackets": (
+        with_array("head.b", Array("f", (2,), "numpy.ndarray", b"\x93NUMPY\x01\x00\xf0\x01" + b"(" * 496)),
+        "head.b .*no array",
+    ),
 }
 
 
@@ -246,6 +271,39 @@ def test_second_moments_under_another_name_are_refused() -> None:
     question["moments"] = ArrayRecord({"v": Array(np.ones(BLOCKS, np.float32))})
     with pytest.raises(MessageError, match="does not hold one vector"):
         records.decode_ask(question, CHANNELS)
+
+
+BAD_INT8: dict[str, tuple[Change, str]] = {
+    "a scale too large": (changed("head.b", lambda v: np.array([127, 1, 1], np.int8)), "head.b .*scale"),
+    "a scale too small": (
+        changed("prompt.1", lambda v: np.where(np.arange(13) == 0, -128, v).astype(np.int8)),
+        "scale",
+    ),
+    "no number": (changed("head.b", lambda v: np.array([0, -128, 1], np.int8)), "head.b .*not finite"),
+    "a scale missing": (changed("head.b", lambda v: v[1:]), r"head.b .*shape \(2,\), not \(3,\)"),
+    "a scale too many": (changed("head.b", lambda v: np.append(v, v[:1])), "head.b .*shape"),
+    "unsigned": (changed("head.b", lambda v: v.astype(np.uint8)), "head.b .*uint8"),
+    "float32": (changed("head.b", lambda v: v.astype(np.float32)), "head.b .*float32 .*int8"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_INT8)
+def test_wrong_int8_arrays_are_refused(case: str) -> None:
+    change, message = BAD_INT8[case]
+    content = records.encode_ask(ask(), channels("int8"))
+    content["control"] = change(content.array_records["control"])
+    with pytest.raises(MessageError, match=message):
+        records.decode_ask(over_the_wire(content), channels("int8"))
+
+
+def test_int8_arrives_as_it_was_rounded() -> None:
+    """Both ends hold the same bits, though only one has drawn lots."""
+    own = channels("int8")
+    asked = replace(ask(), shared=own.model.as_sent(row(), 7), control=own.control.as_sent(row(1), 7))
+    same(records.decode_ask(over_the_wire(records.encode_ask(asked, own)), own), asked)
+    answered = replace(reply(), delta=own.update.as_sent(row(2), 3, 7))
+    (found,) = records.decode_train_replies(over_the_wire(records.encode_train_replies([answered], own)), own)
+    same(found, answered)
 
 
 def test_an_array_of_another_precision_is_refused() -> None:

@@ -100,7 +100,9 @@ def test_traffic_says_what_travels_and_its_share() -> None:
 
 
 def test_traffic_may_be_compared_with_something_else() -> None:
-    assert traffic_table([("head", 10, 40, True)], all_layers_bytes=160).endswith("40 B  25.0% of all layers in float32")
+    assert traffic_table([("head", 10, 40, True)], all_layers_bytes=160).endswith(
+        "40 B  25.0% of all layers in float32"
+    )
 
 
 def test_traffic_of_nothing() -> None:
