@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from experiments.quadratics import settings
-from federation.settings import Scalar, Settings
+from federation.settings import PRECISIONS, Scalar, Settings
 from strategies.fedpeptao import State
 from strategies.roster import Outcome
 from tests.combinations import Parts, valid
@@ -52,6 +52,8 @@ def histories(draw: st.DrawFn, kind: str) -> History:
         "server_learning_rate": 0.1,
         "server_momentum": draw(st.sampled_from((0.0, 0.9))),
         "max_lost_share": draw(st.sampled_from((0.0, 0.4, 1.0))),
+        "control_precision": draw(st.sampled_from(("", *PRECISIONS))),
+        "update_precision": draw(st.sampled_from(("", *PRECISIONS))),
     }
     clients = draw(st.integers(2, 5))
     nodes = draw(st.integers(1, clients))
