@@ -96,7 +96,8 @@ def close_folder(folder: Path | None) -> None:
     from server_app.finish import close_interrupted
 
     summary = close_interrupted(folder)
-    print(f"{folder} holds {summary['rounds']} finished rounds", file=sys.stderr, flush=True)
+    how = "" if summary.get("status") == "completed" else f"; go on with: fedpeptao run --resume {folder}"
+    print(f"{folder} holds {summary['rounds']} finished rounds{how}", file=sys.stderr, flush=True)
 
 
 def run_command(simulation: Simulation, overrides: Path) -> list[str]:
