@@ -74,6 +74,11 @@ class Assembly:
             per_round=settings.federation.clients_per_round,
             beyond=settings.federation.over_sampling,
             quorum=settings.federation.quorum,
+            steps={client: reply.steps for client, reply in self.found.replies.items()},
+            evaluated={client: reply.validation_examples for client, reply in self.found.replies.items()},
+            norm_limit=settings.federation.norm_limit,
+            strikes=settings.federation.strikes,
+            message_mb=settings.federation.message_limit_mb,
         )
         return PromptStrategy(
             algorithm,
@@ -83,6 +88,7 @@ class Assembly:
             make_codec(settings.server.precision),
             share_second_moments=settings.local.device_second_moment == "shared" and not warm_up,
             warm_up=warm_up,
+            standing=None if warm is None else warm.standing.anew(),
         )
 
     def _model(self, layers: tuple[int, ...]) -> PromptedModel:

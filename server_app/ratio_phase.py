@@ -37,6 +37,7 @@ WITHOUT_INFLUENCE = (
     *("server-second-momentum", "server-adaptivity", "server-learning-rate"),
     *("round-timeout-s", "test-every", "evaluate-every", "evaluation-batch-size", "runs-dir", "run-name"),
     *("final-local-epochs", "checkpoints", "resume", "quorum", "quorum-wait-s", "state-disk-mb"),
+    *("norm-limit", "strikes", "message-limit-mb"),
 )
 """Settings that change neither the warm-up's prompts nor the estimate; every other one is part of the cache's key."""
 
@@ -125,7 +126,9 @@ def cache_key(flat: Mapping[str, Scalar], facts: Mapping[str, str], history: Seq
         "format": FORMAT,
         "facts": facts,
         "settings": {key: value for key, value in flat.items() if key not in WITHOUT_INFLUENCE},
-        "lost": [[*(line["failed"] or ()), *(line["missing"] or ())] for line in history],
+        "lost": [
+            [*(line["failed"] or ()), *(line["missing"] or ()), *(line.get("left_out") or ())] for line in history
+        ],
     }
     return _digest(about)[:32]
 
