@@ -20,8 +20,8 @@ from client_app.disk_store import open_store
 from client_app.state import StateStore
 from federation import records, resources
 from federation.codec import Codec, make_codec
-from federation.logs import LOG, about, event, kept_in
 from federation.limits import check_size, most_bytes
+from federation.logs import LOG, about, event, kept_in
 from federation.messages import Ask, AskHeader, CurvatureReply, EvaluateReply, RollCallReply, TrainReply
 from federation.run_paths import state_folder
 from federation.settings import Settings, parse

@@ -285,7 +285,8 @@ class PromptStrategy(Strategy):
                     log(WARNING, "a reply for client %d from node %d is dropped", reply.client, exchange.node)
                     continue
                 answered.add(reply.client)
-                why = reply.fault or ("" if reply.round == server_round else f"{REFUSED}it answers round {reply.round}")
+                other = "" if reply.round == server_round else f"{REFUSED}it answers round {reply.round}"
+                why = other or reply.fault
                 if why:
                     outcome.failed[reply.client] = _first_line(why)
                 else:

@@ -33,7 +33,7 @@ class Standing:
         return tuple(sorted(client for client, count in self.strikes.items() if strikes and count >= strikes))
 
     def most(self, limit: float) -> float:
-        """The largest norm that is accepted: limit times the median. Infinite without a limit, or with fewer than ENOUGH norms."""
+        """The largest norm that is accepted, limit times the median; infinite without a limit, or with too few norms."""
         typical = median(self.norms) if limit and len(self.norms) >= ENOUGH else 0.0
         return limit * typical or math.inf
 

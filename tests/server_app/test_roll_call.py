@@ -19,7 +19,7 @@ from strategies.build import Cohort
 from tests.small_runs import Flat
 
 MakeFlat = Callable[..., Flat]
-GOOD = {i: RollCallReply(i, 10 + i, 3, 4, ["b", "a"], "hash", scores=[1.0 + i, 2.0, 0.5]) for i in range(5)}
+GOOD = {i: RollCallReply(i, 10 + i, 3, 2, ["b", "a"], "hash", scores=[1.0 + i, 2.0, 0.5]) for i in range(5)}
 
 
 @pytest.fixture
