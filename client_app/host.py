@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ from federation import resources
 from federation.codec import make_codec, rounded
 from federation.evaluation import Counts, batch_inputs, count, losses_on, stack_losses_on
 from federation.messages import Ask, EvaluateReply, Evaluation, RollCallReply, TrainReply
+from federation.metrics import ACCURACY
 from federation.randomness import generator, torch_seed
 from federation.settings import Settings
 from models.layout import Layout
@@ -46,9 +48,16 @@ def roll_call(settings: Settings, client: int, score: bool) -> RollCallReply:
         validation_examples=len(validation),
         steps=settings.local.steps(len(train)),
         labels=sorted(set(train.labels)),
+        commonest=list(validation.labels).count(commonest_label(settings, train.labels)),
         data=resources.splits(settings).sha256,
         scores=layer_scores(settings, client, train) if score else [],
     )
+
+
+def commonest_label(settings: Settings, labels: Sequence[str]) -> str:
+    """Of a client's training examples; of several the first in the order of the classes."""
+    classes, counts = settings.data.named_labels or resources.classes(settings, labels), Counter(labels)
+    return max(classes, key=counts.__getitem__)
 
 
 def layer_scores(settings: Settings, client: int, train: Encoded) -> list[float]:
@@ -331,7 +340,10 @@ def _evaluate(settings: Settings, begun: Start, shard: Encoded, labels: Sequence
             together = count(model, shard, labels, size)
         else:
             together = own
-    return Evaluation(own.examples, own.correct, own.loss_sum, together.correct, together.loss_sum)
+    found = Evaluation(own.examples, own.correct, own.loss_sum, together.correct, together.loss_sum)
+    if resources.metric(settings) == ACCURACY:
+        return found
+    return replace(found, confusion=own.confusion, shared_confusion=together.confusion)
 
 
 def shard_of(settings: Settings, client: int) -> tuple[Encoded, Encoded]:

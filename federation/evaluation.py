@@ -16,11 +16,15 @@ from models.prompted import PromptedModel
 
 @dataclass(frozen=True)
 class Counts:
-    """Examples, right predictions, and the sum of their cross-entropies in nats."""
+    """Examples, right predictions, and the sum of their cross-entropies in nats.
+
+    confusion: of C classes the C*C counts [true][predicted], row by row; () where they are not known.
+    """
 
     examples: int = 0
     correct: int = 0
     loss_sum: float = 0.0
+    confusion: tuple[int, ...] = ()
 
     @property
     def accuracy(self) -> float | None:
@@ -91,11 +95,13 @@ def scored(model: PromptedModel, encoded: Encoded, batch_size: int) -> Iterator[
 def count(model: PromptedModel, encoded: Encoded, labels: Sequence[str], batch_size: int) -> Counts:
     """Evaluates the parameters that are bound to the model now."""
     wanted = targets(encoded, labels).to(model.backbone.device)
-    correct, loss_sum = 0, 0.0
+    loss_sum, classes = 0.0, len(labels)
+    cells = torch.zeros(classes * classes, dtype=torch.long, device=wanted.device)
     for rows, logits in scored(model, encoded, batch_size):
         loss_sum += float(model.loss_of(logits, wanted[rows], "sum"))
-        correct += int((logits.argmax(dim=1) == wanted[rows]).sum())
-    return Counts(len(encoded), correct, loss_sum)
+        cells += torch.bincount(wanted[rows] * classes + logits.argmax(dim=1), minlength=classes * classes)
+    correct = int(cells.view(classes, classes).trace())
+    return Counts(len(encoded), correct, loss_sum, tuple(cells.tolist()))
 
 
 def batch_inputs(backbone: Backbone, encoded: Encoded, rows: Sequence[int]) -> dict[str, Tensor]:

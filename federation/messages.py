@@ -38,6 +38,7 @@ class RollCallReply:
         validation_examples: examples of its evaluation shard.
         steps: K_i, the optimiser steps of one round.
         labels: those it has seen.
+        commonest: of its evaluation examples, how many have the label that is the commonest in its training examples.
         data: sha256 over the data set, or "own data".
         scores: zeta_i per layer; empty if it has fewer than a batch of different examples, or was not asked.
         fault: what is wrong with it; "" if nothing.
@@ -50,6 +51,7 @@ class RollCallReply:
     labels: list[str] = field(default_factory=list)
     data: str = ""
     scores: list[float] = field(default_factory=list)
+    commonest: int = 0
     fault: str = ""
 
 
@@ -95,13 +97,18 @@ class Ask(AskHeader):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Counts on one client's evaluation shard: with its own prompts, and with the shared model."""
+    """Counts on one client's evaluation shard: with its own prompts, and with the shared model.
+
+    The confusion matrices (see Counts) travel where the run's metric needs them; () elsewhere.
+    """
 
     examples: int = 0
     correct: int = 0
     loss_sum: float = 0.0
     shared_correct: int = 0
     shared_loss_sum: float = 0.0
+    confusion: tuple[int, ...] = ()
+    shared_confusion: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

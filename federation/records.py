@@ -54,7 +54,7 @@ def encode_roll_call_replies(replies: Sequence[RollCallReply]) -> RecordDict:
 
 def decode_roll_call_replies(content: RecordDict) -> list[RollCallReply]:
     """The answers of one node's clients."""
-    replies = [_reply(RollCallReply, content, name) for name in _client_records(content)]
+    replies = [_decode_roll_call_reply(content, name) for name in _client_records(content)]
     _only(content, {f"client.{reply.client}" for reply in replies})
     return replies
 
@@ -133,7 +133,7 @@ def encode_train_replies(replies: Sequence[TrainReply], layout: Layout, codec: C
     for r in replies:
         numbers = {k: v for k, v in r.__dict__.items() if k not in ("evaluation", "delta", "second_moments")}
         content[f"client.{r.client}"] = ConfigRecord(numbers)
-        content[f"evaluation.{r.client}"] = ConfigRecord(asdict(r.evaluation))
+        content[f"evaluation.{r.client}"] = _evaluation_record(r.evaluation)
         if r.delta is not None:
             content[f"update.{r.client}"] = _arrays(r.delta, layout, codec)
         if r.second_moments is not None:
@@ -141,13 +141,17 @@ def encode_train_replies(replies: Sequence[TrainReply], layout: Layout, codec: C
     return content
 
 
-def decode_train_replies(content: RecordDict, layout: Layout, codec: Codec) -> list[TrainReply]:
+def decode_train_replies(
+    content: RecordDict, layout: Layout, codec: Codec, classes: int | None = None
+) -> list[TrainReply]:
     """The answers of one node's clients; one that cannot be read becomes a fault of that client.
+
+    classes: of the confusion matrices that were agreed on; None: none travel.
 
     Raises:
         MessageError: not even the clients' records can be read.
     """
-    replies = [_decode_train_reply(content, name, layout, codec) for name in _client_records(content)]
+    replies = [_decode_train_reply(content, name, layout, codec, classes) for name in _client_records(content)]
     parts = ("client", "evaluation", "update", "moments")
     _only(content, {f"{part}.{reply.client}" for part in parts for reply in replies})
     return replies
@@ -158,13 +162,13 @@ def encode_evaluate_replies(replies: Sequence[EvaluateReply]) -> RecordDict:
     content = RecordDict()
     for r in replies:
         content[f"client.{r.client}"] = ConfigRecord({"client": r.client, "round": r.round, "fault": r.fault})
-        content[f"evaluation.{r.client}"] = ConfigRecord(asdict(r.evaluation))
+        content[f"evaluation.{r.client}"] = _evaluation_record(r.evaluation)
     return content
 
 
-def decode_evaluate_replies(content: RecordDict) -> list[EvaluateReply]:
-    """The answers of one node's clients; faults and errors as for training."""
-    replies = [_decode_evaluate_reply(content, name) for name in _client_records(content)]
+def decode_evaluate_replies(content: RecordDict, classes: int | None = None) -> list[EvaluateReply]:
+    """The answers of one node's clients; classes, faults and errors as for training."""
+    replies = [_decode_evaluate_reply(content, name, classes) for name in _client_records(content)]
     _only(content, {f"{part}.{reply.client}" for part in ("client", "evaluation") for reply in replies})
     return replies
 
@@ -198,14 +202,23 @@ def _decode_curvature_reply(content: RecordDict, name: str) -> CurvatureReply:
     return reply
 
 
-def _decode_train_reply(content: RecordDict, name: str, layout: Layout, codec: Codec) -> TrainReply:
+def _decode_roll_call_reply(content: RecordDict, name: str) -> RollCallReply:
+    reply: RollCallReply = _reply(RollCallReply, content, name)
+    if not 0 <= reply.commonest <= reply.validation_examples:
+        raise MessageError(f"commonest = {reply.commonest} of {reply.validation_examples} evaluation examples")
+    return reply
+
+
+def _decode_train_reply(
+    content: RecordDict, name: str, layout: Layout, codec: Codec, classes: int | None
+) -> TrainReply:
     reply: TrainReply = _reply(TrainReply, content, name)
     if reply.fault:
         return reply
     try:
         if reply.examples < 1 or reply.steps < 1 or not 0 <= reply.train_loss < math.inf:
             raise MessageError(f"{reply.examples} examples, {reply.steps} steps and a loss of {reply.train_loss}")
-        evaluation = _evaluation(content, name)
+        evaluation = _evaluation(content, name, classes, shared_too=False)
         delta = _values(content, f"update.{reply.client}", layout, codec)
         key = f"moments.{reply.client}"
         moments = _read_vector(content, key, len(layout.blocks)) if key in content else None
@@ -214,24 +227,47 @@ def _decode_train_reply(content: RecordDict, name: str, layout: Layout, codec: C
     return replace(reply, evaluation=evaluation, delta=delta, second_moments=moments)
 
 
-def _decode_evaluate_reply(content: RecordDict, name: str) -> EvaluateReply:
+def _decode_evaluate_reply(content: RecordDict, name: str, classes: int | None) -> EvaluateReply:
     reply: EvaluateReply = _reply(EvaluateReply, content, name)
     if reply.fault:
         return reply
     try:
-        return replace(reply, evaluation=_evaluation(content, name))
+        return replace(reply, evaluation=_evaluation(content, name, classes, shared_too=True))
     except MessageError as error:
         return replace(reply, fault=f"{REFUSED}{error}")
 
 
-def _evaluation(content: RecordDict, client_record: str) -> Evaluation:
+def _evaluation_record(evaluation: Evaluation) -> ConfigRecord:
+    """Without the matrices that are not known: a run that needs none sends nothing in their place."""
+    values = {name: list(value) if isinstance(value, tuple) else value for name, value in vars(evaluation).items()}
+    return ConfigRecord({name: value for name, value in values.items() if value != []})
+
+
+def _evaluation(content: RecordDict, client_record: str, classes: int | None, shared_too: bool) -> Evaluation:
     """Losses may be infinite or NaN, as those of a model that diverged are; counts may not be impossible."""
-    found = _from_record(Evaluation, _config(content, client_record.replace("client.", "evaluation.", 1)))
+    record = _config(content, client_record.replace("client.", "evaluation.", 1))
+    found = _from_record(Evaluation, record)
     if not (0 <= found.correct <= found.examples and 0 <= found.shared_correct <= found.examples):
         raise MessageError(f"{found.correct} and {found.shared_correct} of {found.examples} examples are right")
     if found.loss_sum < 0 or found.shared_loss_sum < 0:
         raise MessageError(f"losses of {found.loss_sum} and {found.shared_loss_sum}")
+    pairs = (("confusion", True, found.correct), ("shared_confusion", shared_too, found.shared_correct))
+    for key, wanted, correct in pairs:
+        if wanted and classes is not None:
+            found = replace(found, **{key: _confusion(record, key, classes, found.examples, correct)})
+        elif key in record:
+            raise MessageError(f"{key} was not asked for")
     return found
+
+
+def _confusion(record: Mapping[str, Any], key: str, classes: int, examples: int, correct: int) -> tuple[int, ...]:
+    counts = tuple(_get_list(record, key, int))
+    if len(counts) != classes * classes or min(counts) < 0:
+        raise MessageError(f"{key} is not {classes} times {classes} counts of at least 0")
+    if sum(counts) != examples or sum(counts[:: classes + 1]) != correct:
+        right = f"{sum(counts[:: classes + 1])} of {sum(counts)}"
+        raise MessageError(f"by {key} {right} examples are right, and not {correct} of {examples}")
+    return counts
 
 
 def _arrays(values: Tensor, layout: Layout, codec: Codec) -> ArrayRecord:

@@ -14,6 +14,7 @@ from data import partition
 from data.batches import Encoded, encode
 from data.sources import Splits, load_splits, order_labels
 from data.tasks import Task, load_task
+from federation.metrics import ACCURACY
 from federation.settings import DataSettings, FederationSettings, ModelSettings, Settings
 from fedpeptao.errors import InputError
 from models.backbone import Backbone, load_backbone
@@ -67,10 +68,18 @@ def classes(settings: Settings, seen: Iterable[str]) -> list[str]:
 def check_labels(settings: Settings) -> None:
     """InputError where `labels` holds one that the task does not know: no row of the data could have it."""
     task = _task(settings.data.task)
-    unknown = [label for label in settings.data.given_labels if task is not None and label not in task.labels]
+    unknown = [label for label in settings.data.named_labels if task is not None and label not in task.labels]
     if task is not None and unknown:
         problem = f"the task {task.name} does not know {', '.join(unknown[:5])}"
         raise InputError("labels", settings.data.labels, problem, f"Its labels are {', '.join(task.labels)}")
+
+
+def metric(settings: Settings) -> str:
+    """The run's figure (federation/metrics.py): named by hand, the task's own, else accuracy."""
+    if settings.run.metric != "auto":
+        return settings.run.metric
+    task = _task(settings.data.task)
+    return ACCURACY if task is None else task.metric
 
 
 def splits(settings: Settings) -> Splits:

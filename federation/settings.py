@@ -139,8 +139,8 @@ class DataSettings:
     max_length: int = _whole(0)
 
     @property
-    def given_labels(self) -> list[str]:
-        """The classes in the order of `labels`; [] where it is left empty."""
+    def named_labels(self) -> list[str]:
+        """The classes that are named by hand; [] where they follow from the task or the data."""
         return [label.strip() for label in self.labels.split(",")] if self.labels else []
 
 
@@ -228,6 +228,7 @@ class RunSettings:
     resume: str = _path()
     test_every: int = _whole(0)
     evaluate_every: int = _whole(0)
+    metric: str = _choice("auto", "accuracy", "matthews", "f1", "accuracy-and-f1")
     evaluation_batch_size: int = _whole(1)
     threads: int = _whole(1)
     state_disk_mb: int = _whole(0)

@@ -6,18 +6,30 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import confusion_matrix, f1_score, matthews_corrcoef, precision_recall_fscore_support
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from torch import Tensor
+
+from federation.metrics import ACCURACY, NAMES, macro_f1, matthews, score
 
 _CORNER = "true \\ predicted"
 _SHOWN = 12  # characters of a label over a column
 
 
-def assess(scores: Tensor, labels: Sequence[str], classes: Sequence[str], loss: float) -> dict[str, Any]:
-    """Figures of class scores [n, classes] against the examples' labels, each one of `classes`; loss: mean, in nats.
+def assess(
+    scores: Tensor, labels: Sequence[str], classes: Sequence[str], loss: float, metric: str = ACCURACY
+) -> dict[str, Any]:
+    """Figures of class scores [n, classes] against the examples' labels, each one of `classes`.
+
+    Args:
+        scores: the highest one is the prediction.
+        labels: n.
+        classes: in the order of the scores.
+        loss: mean, in nats.
+        metric: of the run.
 
     Returns:
-        examples, accuracy, macro_f1 (mean over the classes that occur), matthews, loss; per_class: label, examples,
+        examples, metric, score (by that metric), accuracy, macro_f1 (mean over the classes that occur or are predicted),
+        matthews, loss; per_class: label, examples,
         predicted, precision, recall, f1, each None where it is 0/0; confusion: [true][predicted] counts.
     """
     number, every = {label: place for place, label in enumerate(classes)}, list(range(len(classes)))
@@ -26,9 +38,11 @@ def assess(scores: Tensor, labels: Sequence[str], classes: Sequence[str], loss: 
     precision, recall, f1, _ = precision_recall_fscore_support(true, found, labels=every, zero_division=float("nan"))
     return {
         "examples": len(true),
+        "metric": metric,
+        "score": score(metric, counts),
         "accuracy": float((true == found).mean()),
-        "macro_f1": float(f1_score(true, found, average="macro", labels=sorted(set(true)), zero_division=0)),
-        "matthews": float(matthews_corrcoef(true, found)),
+        "macro_f1": macro_f1(counts),
+        "matthews": matthews(counts),
         "loss": loss,
         "per_class": [
             {
@@ -46,12 +60,17 @@ def assess(scores: Tensor, labels: Sequence[str], classes: Sequence[str], loss: 
 
 
 def as_table(figures: Mapping[str, Any]) -> str:
-    """The figures for people: a line of totals, a line per class, the confusion matrix."""
+    """The figures for people: the run's metric if not accuracy, a line of totals, a line per class, the confusion matrix."""
     head = (
         f"accuracy {figures['accuracy']:.3f}  macro F1 {figures['macro_f1']:.3f}  Matthews {figures['matthews']:.3f}"
         f"  loss {figures['loss']:.3f}  {figures['examples']} examples"
     )
-    return "\n".join([head, "", *_classes(figures), "", *_confusion(figures)])
+    own = (
+        []
+        if figures["metric"] == ACCURACY
+        else [f"{NAMES[figures['metric']]} {figures['score']:.3f}, the run's metric"]
+    )
+    return "\n".join([*own, head, "", *_classes(figures), "", *_confusion(figures)])
 
 
 def _classes(figures: Mapping[str, Any]) -> list[str]:

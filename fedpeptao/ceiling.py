@@ -14,6 +14,7 @@ from client_app.local_update import Adam, local_update
 from data.batches import Encoded, length_batches
 from federation import resources
 from federation.evaluation import count, losses_on
+from federation.metrics import ACCURACY, NAMES, metric_of, score, square
 from federation.randomness import generator
 from federation.settings import Settings
 from fedpeptao.errors import InputError
@@ -67,6 +68,7 @@ def train_centrally(settings: Settings, quiet: bool = False) -> dict[str, Any]:
         "validation": _figures(settings, model, data.validation, labels),
         "seconds": time.monotonic() - started,
         "seed": settings.federation.seed,
+        "metric": resources.metric(settings),
     }
 
 
@@ -75,9 +77,10 @@ def as_table(figures: dict[str, Any]) -> str:
     lines = [f"Central training: {figures['steps']} steps, {figures['seconds']:.0f} s, seed {figures['seed']}"]
     for key, what in (("validation", "all clients' evaluation shards"), ("test", "common test set")):
         if figures[key] is not None:
-            found = figures[key]
+            found, metric = figures[key], metric_of(figures)
+            own = "" if metric == ACCURACY else f"{NAMES[metric]} {found[metric.replace('-', '_')]:.3f}  "
             lines.append(
-                f"  accuracy {found['accuracy']:.3f}  loss {found['loss']:.3f}  {what}, {found['examples']} examples"
+                f"  {own}accuracy {found['accuracy']:.3f}  loss {found['loss']:.3f}  {what}, {found['examples']} examples"
             )
     return "\n".join(lines)
 
@@ -88,7 +91,9 @@ def _figures(
     if examples is None:
         return None
     counts = count(model, examples, labels, settings.run.evaluation_batch_size)
-    return {"accuracy": counts.accuracy, "loss": counts.loss, "examples": counts.examples}
+    metric = resources.metric(settings)
+    own = {} if metric == ACCURACY else {metric.replace("-", "_"): score(metric, square(counts.confusion))}
+    return {"accuracy": counts.accuracy, **own, "loss": counts.loss, "examples": counts.examples}
 
 
 def _batches(settings: Settings, train: Encoded, steps: int) -> Iterator[list[int]]:

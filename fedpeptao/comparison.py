@@ -19,6 +19,7 @@ import yaml
 
 from client_app.app import app as client_app
 from federation.grids import InProcessGrid
+from federation.metrics import ACCURACY, NAMES, figure_key, metric_of
 from federation.settings import Scalar, defaults, parse
 from fedpeptao.errors import InputError
 from server_app.run import run
@@ -26,9 +27,9 @@ from server_app.run_folder import FACTS, METRICS, SETTINGS, SUMMARY, read_histor
 
 KEPT = (METRICS, SUMMARY, SETTINGS, FACTS)
 MEASURES = {
-    "all_personalised_accuracy": "personalised",
-    "all_shared_accuracy": "shared model, clients' shards",
-    "global_accuracy": "shared model, test set",
+    "all_personalised": "personalised",
+    "all_shared": "shared model, clients' shards",
+    "global": "shared model, test set",
 }
 
 
@@ -85,7 +86,7 @@ def run_cells(grid: ComparisonGrid, seeds: Sequence[int]) -> None:
 
 
 def table(grid: ComparisonGrid) -> str:
-    """Markdown: each measure at equal rounds and at equal bytes; mean over seeds, and each seed's figure.
+    """Markdown: each measure, by the runs' metric, at equal rounds and equal bytes; mean over seeds, and each seed's figure.
 
     Figures are those of the last evaluation over all clients at or before the round, or the bytes, that all methods
     reached with that seed.
@@ -100,12 +101,13 @@ def table(grid: ComparisonGrid) -> str:
         for key in ("round", "cumulative_bytes")
     }
     rounds, size = min(reached["round"].values()), min(reached["cumulative_bytes"].values())
+    metric = _metric(grid)
     columns = " | ".join(MEASURES.values())
     lines = [f"| method | at | MB | round | {columns} |", "|---" * (4 + len(MEASURES)) + "|"]
     for name, key in ((f"{rounds} rounds", "round"), (f"{size / 1e6:.0f} MB", "cumulative_bytes")):
         for method in grid.methods:
             found = [_last(history[method, seed], key, reached[key][seed]) for seed in grid.seeds]
-            cells = [_spread([line[measure] for line in found]) for measure in MEASURES]
+            cells = [_spread([line[figure_key(whose, metric)] for line in found]) for whose in MEASURES]
             spent = statistics.mean(line["cumulative_bytes"] for line in found) / 1e6
             at = ", ".join(sorted({str(line["round"]) for line in found}))
             lines.append(f"| {method} | {name} | {spent:.0f} | {at} | {' | '.join(cells)} |")
@@ -115,9 +117,25 @@ def table(grid: ComparisonGrid) -> str:
 def write_table(grid: ComparisonGrid) -> str:
     """The table, also written beside the cells, with the command that made it."""
     made = f"Made by `fedpeptao compare {grid.path.parent.name}/{grid.path.name}` from the raw figures in this folder."
-    text = f"{made}\nMean over seeds {grid.seeds}, and each seed's figure.\n\n{table(grid)}\n"
+    metric = _metric(grid)
+    figures = "" if metric == ACCURACY else f" Figures are {NAMES[metric]}."
+    text = f"{made}\nMean over seeds {grid.seeds}, and each seed's figure.{figures}\n\n{table(grid)}\n"
     (grid.path.with_suffix("") / "TABLE.md").write_text(text, encoding="utf8")
     return text
+
+
+def _metric(grid: ComparisonGrid) -> str:
+    """That of all cells.
+
+    Raises:
+        InputError: they have different ones.
+    """
+    paths = [grid.cell(method, seed) / SUMMARY for method in grid.methods for seed in grid.seeds]
+    found = {metric_of(json.loads(path.read_text(encoding="utf8"))) for path in paths if path.exists()}
+    if len(found) > 1:
+        problem = f"its runs are judged by {' and by '.join(sorted(found))}, which cannot stand in one table"
+        raise InputError("grid", str(grid.path), problem, "Give base one metric")
+    return next(iter(found), ACCURACY)
 
 
 def _run_cell(flat: dict[str, Scalar], folder: Path) -> None:

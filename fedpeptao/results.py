@@ -110,13 +110,15 @@ def add_evaluate(subparsers: Subparsers) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
+    from federation import resources
     from fedpeptao.assessment import as_table, assess
 
     model = _open(arguments)
     encoded, what = _from_file(model, arguments.data) if arguments.data else _own_examples(model)
     _say([*model.remarks, *_cut(model, encoded)])
     scores = model.scores(encoded)
-    figures = assess(scores, encoded.labels, model.labels, model.loss(scores, encoded.labels))
+    metric, loss = resources.metric(model.saved.settings), model.loss(scores, encoded.labels)
+    figures = assess(scores, encoded.labels, model.labels, loss, metric)
     whose = "shared model" if model.client is None else f"personalised model of client {model.client}"
     if arguments.json:
         print(json.dumps({"run": model.saved.name, "client": model.client, "data": what, **figures}, indent=2))

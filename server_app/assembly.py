@@ -79,6 +79,7 @@ class Assembly:
             norm_limit=settings.federation.norm_limit,
             strikes=settings.federation.strikes,
             message_mb=settings.federation.message_limit_mb,
+            metric=resources.metric(settings),
         )
         return PromptStrategy(
             algorithm,

@@ -252,7 +252,7 @@ def _unpack(facts: Mapping[str, str], tensors: Mapping[str, Tensor]) -> tuple[Id
         vbar=tensors.get("vbar"),
         accepted=dict(tensors["accepted"].tolist()),
     )
-    evaluation = {int(client): Evaluation(**counts) for client, counts in told["evaluation"].items()}
+    evaluation = {int(client): _evaluation(counts) for client, counts in told["evaluation"].items()}
     strikes, refused = (
         {int(client): n for client, n in told["standing"][key].items()} for key in ("strikes", "refused")
     )
@@ -260,6 +260,11 @@ def _unpack(facts: Mapping[str, str], tensors: Mapping[str, Tensor]) -> tuple[Id
     layers, sent = tuple(told["layers"]), tensors.get("sent")
     progress = Progress(state, told["warm_up"], layers, told["known"], sent, evaluation, standing)
     return Identity(settings, told["model"], told["data"], clients), progress
+
+
+def _evaluation(counts: Mapping[str, Any]) -> Evaluation:
+    found: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in counts.items()}
+    return Evaluation(**found)
 
 
 def _sync(path: Path) -> None:

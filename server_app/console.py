@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
 
+from federation.metrics import ACCURACY, NAMES, figure_key, metric_of
 from fedpeptao.console import MARKER as MARK
 from fedpeptao.console import say
 from strategies.selection import layer_count
@@ -38,10 +39,10 @@ _NOTED = {
     "evaluation_failed": "failed to evaluate",
     "evaluation_missing": "missing in the evaluation",
 }
-_SUMMARY_ACCURACIES = {
-    "personalised_accuracy": "personalised accuracy|all clients, each with its own prompts and examples",
-    "shared_accuracy": "shared accuracy|all clients, the shared model on their examples",
-    "global_accuracy": "global accuracy|the shared model on the common test set",
+_SUMMARY_FIGURES = {
+    "personalised": "all clients, each with its own prompts and examples",
+    "shared": "all clients, the shared model on their examples",
+    "global": "the shared model on the common test set",
 }
 
 
@@ -120,18 +121,24 @@ def ratio_table(figures: Mapping[str, Any], layers: int) -> str:
     return "\n".join(lines)
 
 
-def round_header() -> str:
-    """The columns of `round_line`."""
-    return "    round  train loss  personalised  global      down        up  seconds"
+def round_header(metric: str = ACCURACY) -> str:
+    """The columns of `round_line`; above them the metric, where it is not accuracy."""
+    columns = "    round  train loss  personalised  global      down        up  seconds"
+    return (
+        columns
+        if metric == ACCURACY
+        else f"Figures are {NAMES[metric]}; metrics.jsonl has the accuracies too\n{columns}"
+    )
 
 
-def round_line(metrics: Mapping[str, Any], rounds: int) -> str:
+def round_line(metrics: Mapping[str, Any], rounds: int, metric: str = ACCURACY) -> str:
     """One line of metrics.jsonl, for people; below it who failed, and why, and who did not answer."""
     place = f"{metrics['round']}/{rounds}"
-    everybody = _number(metrics, "all_personalised_accuracy", 3)
+    own, shared, everybody = (
+        _number(metrics, figure_key(whose, metric), 3) for whose in ("personalised", "global", "all_personalised")
+    )
     line = (
-        f"{place:>9}  {_number(metrics, 'train_loss', 4):>10}  {_number(metrics, 'personalised_accuracy', 3):>12}"
-        f"  {_number(metrics, 'global_accuracy', 3):>6}  {bytes_text(metrics.get('down_bytes')):>8}"
+        f"{place:>9}  {_number(metrics, 'train_loss', 4):>10}  {own:>12}  {shared:>6}  {bytes_text(metrics.get('down_bytes')):>8}"
         f"  {bytes_text(metrics.get('up_bytes')):>8}  {_number(metrics, 'seconds', 1):>7}"
         f"{'' if everybody == '-' else f'  all clients {everybody}'}"
     )
@@ -154,9 +161,13 @@ def summary_table(summary: Mapping[str, Any]) -> str:
     final, traffic = summary.get("final") or {}, summary.get("bytes") or {}
     layers = ", ".join(map(str, summary.get("layers") or [])) or "-"
     rows = [("layers", layers, "")]
-    for key, text in _SUMMARY_ACCURACIES.items():
-        name, what = text.split("|")
-        rows.append((name, _number(final, key, 3), what))
+    metric = metric_of(summary)
+    for whose, what in _SUMMARY_FIGURES.items():
+        accuracy = "" if metric == ACCURACY else f", accuracy {_number(final, figure_key(whose, ACCURACY), 3)}"
+        rows.append((f"{whose} {NAMES[metric]}", _number(final, figure_key(whose, metric), 3), what + accuracy))
+    if floor := summary.get("floor"):
+        what = "each client always answers its commonest training label"
+        rows.append(("floor, accuracy", _number(floor, "commonest_label_accuracy", 3), what))
     rows.append(("traffic down", bytes_text(traffic.get("down")), "training"))
     rows.append(("traffic up", bytes_text(traffic.get("up")), "training"))
     rows.append(("traffic of evaluation", bytes_text(traffic.get("evaluation")), "both ways"))

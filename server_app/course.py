@@ -14,6 +14,8 @@ from federation import resources
 from federation.evaluation import Counts, count
 from federation.grids import RecordingGrid
 from federation.logs import event
+from federation.messages import Evaluation
+from federation.metrics import figures
 from federation.settings import Settings
 from fedpeptao.errors import InputError
 from models.export import save_parameters, to_peft
@@ -65,14 +67,15 @@ class Course:
         note = to_peft(strategy_model(settings, strategy), row, adapter, self.known["labels"])
         if note:
             say(note)
+        metric = self.known["metric"]
         return {
             **self.known,
             "final": {
-                "personalised_accuracy": own.accuracy,
+                **figures("personalised", own, metric),
                 "personalised_loss": own.loss,
-                "shared_accuracy": together.accuracy,
+                **figures("shared", together, metric),
                 "shared_loss": together.loss,
-                "per_client": {str(client): vars(counts) for client, counts in sorted(evaluations.items())},
+                "per_client": {str(client): _counts(found) for client, found in sorted(evaluations.items())},
             },
             "adapter_note": note,
         }
@@ -88,6 +91,8 @@ class Course:
         self.identity = Identity(was.settings, was.model, was.data, found.agreed)
         if before is None:
             self.known |= {
+                "metric": resources.metric(settings),
+                "floor": {"commonest_label_accuracy": found.commonest_label_accuracy},
                 "labels": list(roll_call.agree_labels(settings, found)),
                 "layer_scores": roll_call.layer_scores(settings, found),
                 "clients": _clients(settings, found),
@@ -177,6 +182,11 @@ def _outcome(before: Progress, found: RollCall) -> Outcome | None:
     if not before.evaluation:
         return None
     return Outcome(asked=sorted(found.replies), evaluations=dict(before.evaluation))
+
+
+def _counts(evaluation: Evaluation) -> dict[str, int | float]:
+    """Without the confusion matrices."""
+    return {name: value for name, value in vars(evaluation).items() if not isinstance(value, tuple)}
 
 
 def _check_data(settings: Settings, found: RollCall) -> None:

@@ -8,14 +8,17 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
-BEFORE_ROUND = ("personalised_accuracy", "personalised_loss")
-"""Figures in round t's line that belong to the state after round t - 1: clients evaluate what they receive."""
+from federation.metrics import NAMES, figure_key
 
+_SCORED = {
+    "personalised": "personalised",
+    "global": "global",
+    "all_personalised": "all_clients_personalised",
+    "all_shared": "all_clients_shared",
+}
+_SCORES = {figure_key(whose, metric): f"{metric}/{place}" for metric in NAMES for whose, place in _SCORED.items()}
 _TAGS = {
-    "personalised_accuracy": "accuracy/personalised",
-    "global_accuracy": "accuracy/global",
-    "all_personalised_accuracy": "accuracy/all_clients_personalised",
-    "all_shared_accuracy": "accuracy/all_clients_shared",
+    **_SCORES,
     "train_loss": "loss/train",
     "personalised_loss": "loss/personalised",
     "global_loss": "loss/global",
@@ -29,8 +32,13 @@ _TAGS = {
 }
 
 
+def measured_before(key: str) -> bool:
+    """Whether a figure in round t's line belongs to the state after round t - 1: clients evaluate what they receive."""
+    return key.startswith("personalised_")
+
+
 class Events:
-    """Writes scalars by round and, for accuracies, also by traffic so far.
+    """Writes scalars by round and, for accuracies and other metrics, also by traffic so far.
 
     TensorBoard's steps are whole numbers: traffic is in kilobytes, since a small model's round is less
     than a megabyte.
@@ -52,9 +60,9 @@ class Events:
             value = line.get(key)
             if value is None:
                 continue
-            early = key in BEFORE_ROUND
+            early = measured_before(key)
             self._writer.add_scalar(tag, value, line["round"] - early)
-            if tag.startswith("accuracy/"):
+            if key in _SCORES:
                 traffic = self._bytes_before if early else bytes_now
                 self._writer.add_scalar(tag.replace("/", "_by_kilobytes/"), value, round(traffic / 1000))
         self._bytes_before = bytes_now

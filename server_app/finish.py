@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from federation.metrics import ACCURACY, figure_key, metric_of
 from server_app import plots
 from server_app.console import say
 from server_app.report.page import write_report
@@ -30,7 +31,7 @@ def finish(path: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
         "rounds": max((line["round"] for line in lines), default=0),
         "final": {
             **(known.get("final") or {}),
-            "global_accuracy": last.get("global_accuracy"),
+            **{key: last.get(key) for key in (figure_key("global", one) for one in (ACCURACY, metric_of(known)))},
             "global_loss": last.get("global_loss"),
             "global_round": last.get("round"),
         },

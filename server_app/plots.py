@@ -6,7 +6,7 @@ import io
 import json
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +15,17 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from federation.durable import write_atomically
+from federation.metrics import NAMES, figure_key, metric_of
 from server_app.canvas import BLUE, GREEN, GREY, GRID, SKY, VERMILLION, canvas, legend
 from server_app.console import say
 from server_app.density_plot import density_figure
-from server_app.events import BEFORE_ROUND
+from server_app.events import measured_before
 from server_app.run_folder import METRICS, SETTINGS, SPECTRUM, SUMMARY, read_history
 
 
 @dataclass(frozen=True)
 class _Series:
-    """One figure of metrics.jsonl over the run, and how it looks."""
+    """One figure of metrics.jsonl over the run, and how it looks; of a score the key lacks the metric."""
 
     key: str
     label: str
@@ -33,16 +34,16 @@ class _Series:
 
 _PALE = {"color": SKY, "linewidth": 1, "marker": ".", "markersize": 5, "alpha": 0.8}
 _BOLD = {"color": BLUE, "linewidth": 2, "marker": "o", "markersize": 7, "markeredgecolor": "white"}
-_ACCURACIES = (
-    _Series("personalised_accuracy", "personalised, each round's clients", _PALE),
-    _Series("global_accuracy", "shared model, test set", _BOLD),
+_SCORES = (
+    _Series("personalised", "personalised, each round's clients", _PALE),
+    _Series("global", "shared model, test set", _BOLD),
     _Series(
-        "all_personalised_accuracy",
+        "all_personalised",
         "personalised, all clients",
         {"color": VERMILLION, "linestyle": "none", "marker": "D", "markersize": 9, "markeredgecolor": "white"},
     ),
     _Series(
-        "all_shared_accuracy",
+        "all_shared",
         "shared model, all clients",
         {"color": GREEN, "linestyle": "none", "marker": "^", "markersize": 11, "markeredgecolor": "white"},
     ),
@@ -64,10 +65,13 @@ def draw(folder: Path, tell: Callable[[str], None] = say) -> list[Path]:
     history = read_history(folder) if (folder / METRICS).exists() else []
     settings, summary = _read(folder / SETTINGS), _read(folder / SUMMARY)
     about = _about(settings, summary, history)
+    metric = metric_of(summary)
+    name = NAMES[metric][:1].upper() + NAMES[metric][1:]
+    scores = [replace(one, key=figure_key(one.key, metric)) for one in _SCORES]
     traffic = "Traffic so far, up plus down, all clients (MB)"
     figures = {
-        "accuracy_by_round": _curves("Accuracy by round", about, _ACCURACIES, history, "Round", "Accuracy"),
-        "accuracy_by_bytes": _curves("Accuracy by traffic", about, _ACCURACIES, history, traffic, "Accuracy"),
+        "accuracy_by_round": _curves(f"{name} by round", about, scores, history, "Round", name),
+        "accuracy_by_bytes": _curves(f"{name} by traffic", about, scores, history, traffic, name),
         "loss": _curves("Loss by round", about, _LOSSES, history, "Round", "Cross-entropy (nats)"),
         "layer_scores": _layers(about, settings, summary),
     }
@@ -98,7 +102,7 @@ def points(history: Sequence[Mapping[str, Any]], key: str, by_traffic: bool) -> 
     for line in history:
         if line.get(key) is None:
             continue
-        at = line["round"] - (key in BEFORE_ROUND)
+        at = line["round"] - measured_before(key)
         xs.append(bytes_at.get(at, 0) / 1e6 if by_traffic else at)
         ys.append(line[key])
     return xs, ys
@@ -109,18 +113,18 @@ def _curves(
 ) -> Figure | None:
     figure, (axes,) = canvas(title, about)
     by_round = x == "Round"
-    right = 1.0
+    right, lowest = 1.0, 0.0
     for one in series:
         xs, ys = points(history, one.key, by_traffic=not by_round)
         if ys:
-            right = max(right, *xs)
+            right, lowest = max(right, *xs), min(lowest, *ys)
             axes.plot(xs, ys, label=one.label, clip_on=False, zorder=3, **one.style)
     if not axes.lines:
         return None
     axes.set_xlabel(x, fontsize=12)
     axes.set_ylabel(y, fontsize=12)
     axes.set_xlim(0, right)
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(bottom=1.1 * lowest)  # a Matthews correlation may be negative
     if by_round:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     axes.grid(color=GRID, linewidth=0.8)

@@ -44,6 +44,12 @@ class RollCall:
         n = sum(reply.examples for reply in replies)
         return Cohort(len(replies), n, sum(reply.examples * reply.steps for reply in replies) / n)
 
+    @property
+    def commonest_label_accuracy(self) -> float | None:
+        """If each client always answered its commonest training label, on all evaluation examples; None without any."""
+        examples = sum(reply.validation_examples for reply in self.replies.values())
+        return sum(reply.commonest for reply in self.replies.values()) / examples if examples else None
+
 
 def call(grid: Grid, settings: Settings, run: str, score: bool) -> RollCall:
     """Asks all nodes; score: for the layers' scores too.
@@ -74,7 +80,7 @@ def agree_labels(settings: Settings, found: RollCall) -> tuple[str, ...]:
         InputError: a client has a label that the setting lacks, or there are fewer than two.
     """
     seen = {label for reply in found.replies.values() for label in reply.labels}
-    given = settings.data.given_labels
+    given = settings.data.named_labels
     labels = given or resources.classes(settings, seen)
     if given and (strange := sorted(seen - set(given))):
         raise InputError(

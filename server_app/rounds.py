@@ -13,10 +13,12 @@ from contextlib import closing
 from itertools import count
 from typing import Any
 
+from federation import resources
 from federation.evaluation import Counts
 from federation.grids import RecordingGrid, exchanges
 from federation.logs import about, event
 from federation.messages import Evaluation
+from federation.metrics import added, figure_key, figures
 from federation.settings import Settings
 from fedpeptao.errors import RunError
 from server_app.console import round_header, round_line, say, warn
@@ -50,7 +52,8 @@ class Rounds:
         evaluation: Outcome | None = None,
     ) -> None:
         self._grid, self._settings, self._folder = grid, settings, folder
-        self._test, self._keep, self._save = test, keep, save
+        self._test, self._keep, self._save, self._metric = test, keep, save, resources.metric(settings)
+        self._figures = line_figures(self._metric)
         self._bytes = next((line["cumulative_bytes"] for line in reversed(folder.history())), 0)
         self._evaluation = evaluation
 
@@ -60,7 +63,7 @@ class Rounds:
         Raises:
             RunError: a round without its quorum.
         """
-        say(round_header())
+        say(round_header(self._metric))
         if strategy.state.round == 0:
             self._begin(strategy)
         for server_round in range(strategy.state.round + 1, last + 1):
@@ -128,7 +131,7 @@ class Rounds:
         }
         own = pooled_personalised(outcome.evaluations.values())
         line |= {
-            "personalised_accuracy": own.accuracy,
+            **figures("personalised", own, self._metric),
             "personalised_loss": own.loss,
             "personalised_examples": own.examples,
         }
@@ -187,7 +190,7 @@ class Rounds:
         ):
             return {}
         counts = self._test(strategy)
-        return {"global_accuracy": counts.accuracy, "global_loss": counts.loss}
+        return {**figures("global", counts, self._metric), "global_loss": counts.loss}
 
     def _evaluate(self, strategy: PromptStrategy, line: Line) -> Outcome:
         """All clients, in messages of their own; its traffic is counted apart from training."""
@@ -197,8 +200,8 @@ class Rounds:
         event("evaluation ended", clients=len(outcome.evaluations), failed=outcome.failed, missing=outcome.missing)
         down, up = self._grid.reset()
         line["evaluation_bytes"] = down.total() + up.total()
-        line["all_personalised_accuracy"] = pooled_personalised(outcome.evaluations.values()).accuracy
-        line["all_shared_accuracy"] = pooled_shared(outcome.evaluations.values()).accuracy
+        line |= figures("all_personalised", pooled_personalised(outcome.evaluations.values()), self._metric)
+        line |= figures("all_shared", pooled_shared(outcome.evaluations.values()), self._metric)
         line["evaluation_failed"] = {str(client): why for client, why in outcome.failed.items()}
         line["evaluation_missing"] = outcome.missing
         line["refused"] = _by_client(strategy.standing.refused)
@@ -206,8 +209,9 @@ class Rounds:
 
     def _write(self, line: Line) -> None:
         line["cumulative_bytes"] = self._bytes
-        self._folder.append({**dict.fromkeys(FIGURES), **line})
-        say(round_line({**dict.fromkeys(FIGURES), **line}, self._settings.federation.rounds))
+        whole = {**dict.fromkeys(self._figures), **line}
+        self._folder.append(whole)
+        say(round_line(whole, self._settings.federation.rounds, self._metric))
 
 
 FIGURES = (
@@ -243,19 +247,35 @@ FIGURES = (
     "cumulative_bytes",
 )
 """Keys of every line of metrics.jsonl; null where a round has no such figure."""
+SCORED = ("personalised", "global", "all_personalised", "all_shared")
+"""Whose accuracy is among them; where the run's metric is another one, each has a sister of that name."""
+
+
+def line_figures(metric: str) -> tuple[str, ...]:
+    """FIGURES, and the sisters."""
+    sisters = tuple(figure_key(whose, metric) for whose in SCORED)
+    return FIGURES + tuple(key for key in sisters if key not in FIGURES)
 
 
 def pooled_personalised(evaluations: Iterable[Evaluation]) -> Counts:
     """Each client's shard with its own prompts, pooled."""
     counts = list(evaluations)
-    return Counts(sum(c.examples for c in counts), sum(c.correct for c in counts), sum(c.loss_sum for c in counts))
+    return Counts(
+        sum(c.examples for c in counts),
+        sum(c.correct for c in counts),
+        sum(c.loss_sum for c in counts),
+        added(c.confusion for c in counts),
+    )
 
 
 def pooled_shared(evaluations: Iterable[Evaluation]) -> Counts:
     """Each client's shard with the shared model, pooled."""
     counts = list(evaluations)
     return Counts(
-        sum(c.examples for c in counts), sum(c.shared_correct for c in counts), sum(c.shared_loss_sum for c in counts)
+        sum(c.examples for c in counts),
+        sum(c.shared_correct for c in counts),
+        sum(c.shared_loss_sum for c in counts),
+        added(c.shared_confusion for c in counts),
     )
 
 

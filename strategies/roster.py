@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from federation.messages import REFUSED, Evaluation
+from federation.metrics import ACCURACY
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Roster:
         norm_limit: how many times the median norm of updates one may have; 0: any.
         strikes: refused updates in a row after which a client is asked no more; 0: never.
         message_mb: the setting `message-limit-mb`.
+        metric: the run's figure; any but accuracy needs the clients' confusion matrices.
     """
 
     run: str
@@ -44,6 +46,12 @@ class Roster:
     norm_limit: float = 0.0
     strikes: int = 0
     message_mb: int = 0
+    metric: str = ACCURACY
+
+    @property
+    def confusion_classes(self) -> int | None:
+        """Of the confusion matrices that clients send; None where they send none."""
+        return None if self.metric == ACCURACY else len(self.labels)
 
     @property
     def clients(self) -> list[int]:

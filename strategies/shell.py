@@ -242,7 +242,9 @@ class PromptStrategy(Strategy):
     # -- replies ----------------------------------------------------------------------------------------
 
     def _read_train(self, exchange: Exchange) -> Sequence[Reply]:
-        replies = records.decode_train_replies(exchange.reply.content, self.layout, self.codec)
+        replies = records.decode_train_replies(
+            exchange.reply.content, self.layout, self.codec, self.roster.confusion_classes
+        )
         return [self._as_agreed(reply) for reply in replies]
 
     def _as_agreed(self, reply: TrainReply) -> TrainReply:
@@ -256,7 +258,8 @@ class PromptStrategy(Strategy):
         return records.decode_curvature_replies(exchange.reply.content)
 
     def _read_evaluation(self, exchange: Exchange) -> Sequence[Reply]:
-        return [self._counts_as_agreed(reply) for reply in records.decode_evaluate_replies(exchange.reply.content)]
+        replies = records.decode_evaluate_replies(exchange.reply.content, self.roster.confusion_classes)
+        return [self._counts_as_agreed(reply) for reply in replies]
 
     def _counts_as_agreed(self, reply: EvaluateReply) -> EvaluateReply:
         why = "" if reply.fault else counts_objection(reply.client, reply.evaluation, self.roster)

@@ -1,10 +1,11 @@
-"""Accuracy by round and by traffic, and loss by round: the lines of metrics.jsonl as curves."""
+"""Accuracy (or the run's other metric) by round and by traffic, and loss by round: the lines of metrics.jsonl as curves."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from federation.metrics import ACCURACY, NAMES, figure_key
 from server_app.console import bytes_text
 from server_app.plots import points
 from server_app.report.facts import Run, number
@@ -17,7 +18,7 @@ _MANY = 24  # points beyond which a line has no marks
 
 @dataclass(frozen=True)
 class Curve:
-    """One figure of metrics.jsonl, and how it looks."""
+    """One figure of metrics.jsonl, and how it looks; of a score the key lacks the metric."""
 
     key: str
     text: str
@@ -30,11 +31,11 @@ class Curve:
         return self.mark in ("diamond", "triangle")
 
 
-ACCURACIES = (
-    Curve("personalised_accuracy", "personalised, round's clients", "orange", "dots"),
-    Curve("global_accuracy", "shared, test set", "blue", "dot"),
-    Curve("all_personalised_accuracy", "personalised, all clients", "orange", "diamond"),
-    Curve("all_shared_accuracy", "shared, all clients", "green", "triangle"),
+SCORES = (
+    Curve("personalised", "personalised, round's clients", "orange", "dots"),
+    Curve("global", "shared, test set", "blue", "dot"),
+    Curve("all_personalised", "personalised, all clients", "orange", "diamond"),
+    Curve("all_shared", "shared, all clients", "green", "triangle"),
 )
 LOSSES = (
     Curve("personalised_loss", "personalised, round's clients", "orange", "dots"),
@@ -45,16 +46,19 @@ LOSSES = (
 
 def curves_section(run: Run) -> Element:
     """Three plots, and all figures by round."""
+    name = NAMES[run.metric]
+    title = name[:1].upper() + name[1:]
+    scores = [replace(curve, key=figure_key(curve.key, run.metric)) for curve in SCORES]
     plots = [
         figure(
-            "Accuracy by round",
-            _plot(run, "Accuracy by round", ACCURACIES, "accuracy", by_traffic=False),
+            f"{title} by round",
+            _plot(run, f"{title} by round", scores, name, by_traffic=False),
             "Diamonds and triangles are all clients: compare runs by these. The thin line is each round's few clients, before "
             "they train, and jumps with who was sampled.",
         ),
         figure(
-            "Accuracy by traffic",
-            _plot(run, "Accuracy by traffic", ACCURACIES, "accuracy", by_traffic=True),
+            f"{title} by traffic",
+            _plot(run, f"{title} by traffic", scores, name, by_traffic=True),
             "The same over what training had sent until then, up plus down, all clients together.",
         ),
         figure(
@@ -63,7 +67,7 @@ def curves_section(run: Run) -> Element:
             "Mean cross-entropy. The training loss is taken while clients train, so it lies lower.",
         ),
     ]
-    return section("curves", "Accuracy and loss", plots, _table(run))
+    return section("curves", f"{title} and loss", plots, _table(run))
 
 
 def _plot(run: Run, title: str, curves: Sequence[Curve], name: str, by_traffic: bool) -> Element | None:
@@ -71,13 +75,18 @@ def _plot(run: Run, title: str, curves: Sequence[Curve], name: str, by_traffic: 
     found = [(curve, (xs, ys)) for curve, (xs, ys) in found if ys]
     if not found:
         return None
-    right, top = max(max(xs) for _, (xs, _) in found), max(max(ys) for _, (_, ys) in found)
+    right, heights = max(max(xs) for _, (xs, _) in found), [y for _, (_, ys) in found for y in ys]
     x = (
         axis("training traffic so far (MB)", 0, right, tight=True)
         if by_traffic
         else axis("round", 0, max(right, 1), whole=True, tight=True)
     )
-    frame = Frame(title, x, axis(name, 0, top), [Key(curve.text, curve.colour, curve.mark) for curve, _ in found])
+    frame = Frame(
+        title,
+        x,
+        axis(name, min(0.0, *heights), max(heights)),
+        [Key(curve.text, curve.colour, curve.mark) for curve, _ in found],
+    )
     for curve, (xs, ys) in found:
         if not curve.alone:
             frame.line(xs, ys, f"{curve.colour}{' thin' if curve.mark == 'dots' else ''}")
@@ -106,13 +115,12 @@ def _table(run: Run) -> Element | None:
     head += ["down", "up", "clients", "not used", "seconds"]
     rows = []
     for line in run.history:
-        figures = ("personalised_accuracy", "global_accuracy", "all_personalised_accuracy", "all_shared_accuracy")
         lost = len(line.get("failed") or {}) + len(line.get("missing") or [])
         rows.append(
             (
                 f"{line['round']}{' (warm-up)' if line.get('warm_up') else ''}",
                 number(line.get("train_loss"), 4),
-                *(number(line.get(key)) for key in figures),
+                *(number(line.get(figure_key(curve.key, run.metric))) for curve in SCORES),
                 bytes_text(line.get("down_bytes")),
                 bytes_text(line.get("up_bytes")),
                 number(line.get("accepted"), 0),
@@ -120,5 +128,6 @@ def _table(run: Run) -> Element | None:
                 number(line.get("seconds"), 1),
             )
         )
-    caption = "Figures by round; personalised is measured before the round trains. Accuracies are shares from 0 to 1"
+    caption = "Figures by round; personalised is measured before the round trains. "
+    caption += "Accuracies are shares from 0 to 1" if run.metric == ACCURACY else f"Figures are {NAMES[run.metric]}"
     return folded("Figures by round", table(head, rows, caption))

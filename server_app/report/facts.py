@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from federation.metrics import metric_of
 from server_app.run_folder import FACTS, METRICS, SETTINGS, SPECTRUM, SUMMARY, read_history, run_name
 
 Figures = Mapping[str, Any]
@@ -33,6 +34,11 @@ class Run:
     def final(self) -> Figures:
         """Figures of the end; empty for a run that was cut short."""
         return self.summary.get("final") or {}
+
+    @property
+    def metric(self) -> str:
+        """Its figure."""
+        return metric_of(self.summary)
 
     @property
     def trained(self) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Iterable
 
+from federation.metrics import ACCURACY, NAMES, figure_key
 from federation.settings import defaults
 from server_app.console import bytes_text, duration
 from server_app.report.facts import Run, number, short
@@ -34,6 +35,7 @@ def header(run: Run) -> Element:
         tag("h1", title(run)),
         tag("p", _what_ran(run), class_="lead"),
         tag("dl", _tiles(run), class_="tiles"),
+        *_floor(run),
     )
 
 
@@ -66,10 +68,10 @@ def _tiles(run: Run) -> Iterable[Element]:
     final, traffic = run.final, run.summary.get("bytes") or {}
     examples = sum(counts["examples"] for counts in (final.get("per_client") or {}).values())
     at = final.get("global_round")
-    yield _tile("Personalised accuracy", "all clients, own prompts", final.get("personalised_accuracy"), examples)
-    yield _tile("Shared accuracy", "the same examples, shared model", final.get("shared_accuracy"), examples)
+    yield _score(run, "personalised", "all clients, own prompts", examples)
+    yield _score(run, "shared", "the same examples, shared model", examples)
     where = "common test set" if at is None else f"common test set, after round\N{NO-BREAK SPACE}{at}"
-    yield _tile("Global accuracy", where, final.get("global_accuracy"), 0)
+    yield _score(run, "global", where, 0)
     down, up = traffic.get("down"), traffic.get("up")
     both = bytes_text(None if down is None or up is None else down + up)
     yield _box("Training traffic", both, f"{bytes_text(down)} down, {bytes_text(up)} up")
@@ -77,7 +79,21 @@ def _tiles(run: Run) -> Iterable[Element]:
     yield _box("Numbers per message", "-" if parameters is None else f"{parameters:,}", "of one client's update")
 
 
-def _tile(name: str, what: str, accuracy: float | None, examples: int) -> Element:
+def _floor(run: Run) -> Iterable[Element]:
+    """What needs no model at all: under label skew an accuracy says little without it."""
+    if (accuracy := (run.summary.get("floor") or {}).get("commonest_label_accuracy")) is not None:
+        text = f"Floor: accuracy {number(accuracy)} if each client always answers its commonest training label."
+        yield tag("p", text, class_="quiet")
+
+
+def _score(run: Run, whose: str, what: str, examples: int) -> Element:
+    """A figure by the run's metric; beside another one the accuracy, which alone has a standard error by its examples."""
+    accuracy, name = run.final.get(figure_key(whose, ACCURACY)), f"{whose.capitalize()} {NAMES[run.metric]}"
+    if run.metric != ACCURACY:
+        of = f" of {examples} examples" if examples else ""
+        return _box(
+            name, number(run.final.get(figure_key(whose, run.metric))), f"{what}; accuracy {number(accuracy)}{of}"
+        )
     if accuracy is None or not examples:
         return _box(name, number(accuracy), what)
     error = math.sqrt(accuracy * (1 - accuracy) / examples)

@@ -334,6 +334,61 @@ def test_impossible_counts_in_an_evaluation_are_that_clients_fault(wrong: Evalua
     assert other == good
 
 
+MATRIX = {"confusion": (2, 1, 0, 1, 0, 0, 1, 0, 0), "shared_confusion": (0, 1, 2, 0, 2, 0, 0, 0, 0)}
+JUDGED = Evaluation(5, 2, 1.25, 2, 1.5, **MATRIX)
+
+
+def judged(**values: object) -> RecordDict:
+    """An answer with these values in place of the right ones; None: absent."""
+    content = records.encode_evaluate_replies([EvaluateReply(3, 4, "", JUDGED), EvaluateReply(12, 4, "", JUDGED)])
+    record = {**content["evaluation.3"], **values}
+    content["evaluation.3"] = ConfigRecord({key: value for key, value in record.items() if value is not None})  # type: ignore[misc]
+    return over_the_wire(content)
+
+
+def test_confusion_matrices_there_and_back() -> None:
+    assert [found.evaluation for found in records.decode_evaluate_replies(judged(), 3)] == [JUDGED, JUDGED]
+    own = replace(reply(3), evaluation=replace(JUDGED, shared_confusion=()))
+    content = over_the_wire(records.encode_train_replies([own], LAYOUT, CODEC))
+    same(records.decode_train_replies(content, LAYOUT, CODEC, 3)[0], own)
+
+
+@pytest.mark.parametrize("key", ["confusion", "shared_confusion"])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        None,
+        [],
+        [1, 1, 1, 1],
+        [2, 4, -1, 0, 0, 0, 0, 0, 0],
+        [3, 0, 0, 0, 0, 1, 0, 0, 1],
+        [2, 1, 0, 0, 0, 0, 0, 0, 0],
+        [0.5] * 9,
+        "2",
+    ],
+    ids=str,
+)
+def test_a_wrong_confusion_matrix_is_that_clients_fault(key: str, wrong: object) -> None:
+    """Absent, of other classes, negative, other examples right, other examples, no whole numbers."""
+    bad, good = records.decode_evaluate_replies(judged(**{key: wrong}), 3)
+    assert (bad.client, bad.evaluation) == (3, Evaluation())
+    assert re.match(rf"refused: .*\b{key}\b", bad.fault)
+    assert good.evaluation == JUDGED
+
+
+def test_a_confusion_matrix_that_was_not_asked_for_is_refused() -> None:
+    assert "confusion was not asked for" in records.decode_evaluate_replies(judged())[0].fault
+    content = records.encode_train_replies([replace(reply(3), evaluation=JUDGED)], LAYOUT, CODEC)
+    assert "shared_confusion was not asked for" in records.decode_train_replies(content, LAYOUT, CODEC, 3)[0].fault
+
+
+@pytest.mark.parametrize("commonest", [-1, 6])
+def test_impossible_counts_of_the_commonest_label_are_refused(commonest: int) -> None:
+    content = records.encode_roll_call_replies([RollCallReply(3, 20, 5, commonest=commonest)])
+    with pytest.raises(MessageError, match=f"commonest = {commonest} of 5"):
+        records.decode_roll_call_replies(content)
+
+
 def test_a_diverged_models_evaluation_is_no_fault() -> None:
     """Its loss is not a number, and what it gets right still counts."""
     sent = EvaluateReply(3, 4, "", Evaluation(5, 1, float("nan"), 1, float("inf")))

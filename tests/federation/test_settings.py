@@ -128,6 +128,7 @@ BAD: list[tuple[str, Scalar, str]] = [
     ("score-batches", 0, "at least 1"),
     ("local-epochs", 0, "at least 1"),
     ("batch-size", 0, "at least 1"),
+    ("metric", "recall", "one of auto, accuracy, matthews, f1, accuracy-and-f1"),
     ("evaluation-batch-size", 0, "at least 1"),
     ("threads", 0, "at least 1"),
     ("max-length", -1, "at least 0"),

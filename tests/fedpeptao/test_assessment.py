@@ -51,3 +51,9 @@ def test_the_table() -> None:
         "dog                       1      1             0",
         "none of both, by far      0      0             0",
     ]
+
+
+def test_the_runs_metric_stands_first() -> None:
+    figures = assess(SCORES[:, :2], TRUE, CLASSES[:2], 1.44, "accuracy-and-f1")
+    assert (figures["metric"], figures["score"]) == ("accuracy-and-f1", pytest.approx((0.4 + 0.4) / 2))
+    assert as_table(figures).splitlines()[0] == "accuracy/F1 0.400, the run's metric"

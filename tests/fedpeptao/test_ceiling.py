@@ -102,3 +102,16 @@ def test_the_table_says_it_in_words() -> None:
     ]
     figures["test"] = {"accuracy": 0.5, "loss": 2.0, "examples": 7}
     assert ceiling.as_table(figures).splitlines()[2] == "  accuracy 0.500  loss 2.000  common test set, 7 examples"
+
+
+def test_the_table_by_another_metric() -> None:
+    found = {"accuracy": 0.6, "accuracy_and_f1": 0.5, "loss": 1.25, "examples": 30}
+    figures = {"steps": 2, "seconds": 1, "seed": 4, "test": found, "validation": None, "metric": "accuracy-and-f1"}
+    assert "  accuracy/F1 0.500  accuracy 0.600  loss 1.250" in ceiling.as_table(figures)
+
+
+def test_the_ceiling_has_the_runs_metric(make_flat: MakeFlat) -> None:
+    figures = ceiling.train_centrally(parse(make_flat(metric="f1", rounds=1)), quiet=True)
+    assert figures["metric"] == "f1"
+    assert 0 <= figures["test"]["f1"] <= 1
+    assert figures["test"]["f1"] != figures["test"]["accuracy"]

@@ -154,3 +154,19 @@ def test_the_grid_that_comes_along_can_be_used() -> None:
     grid = comparison.read_grid(Path(__file__).parents[2] / "results" / "demo.yaml")
     assert len(grid.methods) >= 2
     assert len(grid.seeds) >= 2
+
+
+def test_a_table_is_by_the_metric_of_its_runs(tmp_path: Path) -> None:
+    grid = comparison.read_grid(write_grid(tmp_path / "demo.yaml", methods={"ours": {}}))
+    for seed in (0, 1):
+        cell = grid.cell("ours", seed)
+        fill(cell, [(2, 1_000_000, 0.5)])
+        (line,) = read_history(cell)
+        line |= {"all_personalised_f1": 0.125, "all_shared_f1": 0.25, "global_f1": 0.375}
+        (cell / "metrics.jsonl").write_text(json.dumps(line) + "\n", encoding="utf8")
+        (cell / "summary.json").write_text('{"metric": "f1"}', encoding="utf8")
+    assert "| 0.125 (0.125, 0.125) | 0.250 (0.250, 0.250) | 0.375 (0.375, 0.375) |" in comparison.table(grid)
+    assert "Figures are F1." in comparison.write_table(grid)
+    (cell / "summary.json").write_text("{}", encoding="utf8")
+    with pytest.raises(InputError, match="judged by accuracy and by f1"):
+        comparison.table(grid)

@@ -245,3 +245,29 @@ def test_summary_of_an_interrupted_run_has_dashes() -> None:
     assert lines[0] == "Run interrupted: 0 rounds, 1 h 2 min"
     assert lines[1].split() == ["layers", "-"]
     assert lines[2].split()[:3] == ["personalised", "accuracy", "-"]
+
+
+def test_a_run_by_another_metric_says_so() -> None:
+    header = round_header("matthews").splitlines()
+    assert header[0] == "Figures are Matthews; metrics.jsonl has the accuracies too"
+    assert header[1] == round_header()
+    line = {**LINE, "personalised_matthews": -0.25, "global_matthews": 0.5, "all_personalised_matthews": 0.125}
+    assert round_line(line, 20, "matthews").split()[2:4] == ["-0.250", "0.500"]
+    assert round_line(line, 20, "matthews").endswith("all clients 0.125")
+
+
+def test_the_summary_by_another_metric_has_the_accuracy_and_its_floor_beside() -> None:
+    final = {f"{whose}_{key}": 0.5 for whose in ("personalised", "shared", "global") for key in ("accuracy",)}
+    final |= {"personalised_accuracy_and_f1": 0.75, "global_accuracy_and_f1": 0.25}
+    summary = {"status": "completed", "rounds": 2, "final": final, "metric": "accuracy-and-f1"}
+    lines = summary_table({**summary, "floor": {"commonest_label_accuracy": 0.875}}).splitlines()
+    told = "0.750      all clients, each with its own prompts and examples, accuracy 0.500"
+    assert lines[2].split(maxsplit=2) == ["personalised", "accuracy/F1", told]
+    assert lines[3].split()[:3] == ["shared", "accuracy/F1", "-"]
+    assert lines[5].split(maxsplit=3) == [
+        "floor,",
+        "accuracy",
+        "0.875",
+        "each client always answers its commonest training label",
+    ]
+    assert max(map(len, lines)) < 110

@@ -204,3 +204,15 @@ def test_matplotlibs_state_is_left_alone(tmp_path: Path) -> None:
     draw(run(tmp_path, LINES, SUMMARY))
     assert dict(mpl.rcParams) == before
     assert not hasattr(plots, "pyplot")
+
+
+def test_curves_of_another_metric_show_what_is_below_zero(tmp_path: Path, figures: list[Figure]) -> None:
+    lines = [{**line, "global_matthews": at} for line, at in zip(LINES, (-0.4, None, 0.3), strict=True)]
+    draw(run(tmp_path, lines, {**SUMMARY, "metric": "matthews"}))
+    for figure in figures[:2]:
+        (axes,) = figure.axes
+        assert axes.get_ylabel() == "Matthews"
+        assert axes.get_ylim()[0] < -0.4
+        assert [list(map(float, line.get_ydata())) for line in axes.lines] == [[-0.4, 0.3]]  # type: ignore[arg-type]
+    titles = [text.get_text() for text in figures[0].findobj(Text)]
+    assert "Matthews by round" in titles  # type: ignore[comparison-overlap]

@@ -201,3 +201,24 @@ def test_lost_replies_are_listed(tmp_path: Path) -> None:
     at = cells.index("it burst")
     assert cells[at - 2 : at + 4] == ["20", "training", "it burst", "69", "training", "no answer by the deadline"]
     assert cells[cells.index("no room") - 2 : cells.index("no room")] == ["7", "evaluation"]
+
+
+def test_a_page_by_another_metric(tmp_path: Path) -> None:
+    final = {"personalised_accuracy": 0.75, "personalised_matthews": -0.125}
+    summary = {
+        "status": "completed",
+        "metric": "matthews",
+        "final": final,
+        "floor": {"commonest_label_accuracy": 0.625},
+    }
+    metrics = [{"round": 0, "global_matthews": -0.5, "global_accuracy": 0.25, "cumulative_bytes": 0}]
+    found = outline(files(tmp_path / "run", settings={}, facts={}, summary=summary, metrics=metrics))
+    assert "Personalised Matthews" in found.said("dt")
+    assert "-0.125" in found.said("dd")
+    assert any("accuracy 0.750" in text for text in found.said("dd"))
+    assert "Floor: accuracy 0.625 if each client always answers its commonest training label." in found.said("p")
+    assert "Matthews by round" in found.said("h3")
+    assert "-0.500" in found.said("td")
+    marks = [one for one in found.of("circle") if "blue" in one.get("class", "") and float(one["cy"]) > 100]
+    assert len(marks) == 2  # by round and by traffic
+    assert all(float(mark["cy"]) <= 264 + 18 - 40 + 0.1 for mark in marks)  # within the frame, whose axis goes below 0

@@ -1,0 +1,21 @@
+"""Every row of docs/FAULTS.md holds, and the page is made of the rows that are played."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from experiments.machine import RESULTS
+from tests.faults import FAULTS, PAGE, Fault, page, play
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_what_the_table_says_of_it_holds(fault: Fault) -> None:
+    play(fault)
+
+
+def test_the_page_is_made_of_what_is_played() -> None:
+    made = json.loads((RESULTS / "faults.json").read_text(encoding="utf8"))
+    assert [row["fault"] for row in made["faults"]] == [fault.name for fault in FAULTS]
+    assert PAGE.read_text(encoding="utf8") == page(made["faults"], made)
