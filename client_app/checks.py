@@ -60,7 +60,7 @@ def check_labels(settings: Settings, header: AskHeader, content: RecordDict) -> 
     labels = header.labels
     if len(labels) < 2 or len(set(labels)) < len(labels):
         raise MessageError(f"{len(labels)} labels, {len(set(labels))} of them different")
-    agreed = settings.data.given_labels or resources.classes(settings, ())
+    agreed = settings.data.named_labels or resources.classes(settings, ())
     if agreed and labels != tuple(agreed):
         raise MessageError(f"labels {', '.join(labels[:5])}, and these settings have {', '.join(agreed[:5])}")
     if agreed or "shared" not in content.array_records:

@@ -8,6 +8,7 @@ executes anything.
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
@@ -339,21 +340,21 @@ def _config(content: RecordDict, name: str) -> ConfigRecord:
 def _check_schema(record: ConfigRecord) -> None:
     if _get(record, "schema", int) != SCHEMA:
         raise MessageError(
-            f"message schema {record['schema']!r}, this end speaks {SCHEMA}: run one version on both ends"
+            f"message schema {record['schema']}, this end speaks {SCHEMA}: run one version on both ends"
         )
 
 
 def _get(record: Mapping[str, Any], key: str, kind: type) -> Any:
     value = record.get(key)
     if type(value) is not kind:
-        raise MessageError(f"{key} = {value!r} is not of type {kind.__name__}")
+        raise MessageError(f"{key} = {reprlib.repr(value)} is not of type {kind.__name__}")
     return value
 
 
 def _get_list(record: Mapping[str, Any], key: str, kind: type) -> list[Any]:
     values = record.get(key)
     if not isinstance(values, list) or any(type(v) is not kind for v in values):
-        raise MessageError(f"{key} = {values!r} is not a list of {kind.__name__}")
+        raise MessageError(f"{key} = {reprlib.repr(values)} is not a list of {kind.__name__}")
     return values
 
 

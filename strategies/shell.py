@@ -39,6 +39,7 @@ from strategies.roster import Outcome, Roster
 from strategies.selection import sample_clients
 from strategies.standing import Standing
 
+_LONGEST_REASON = 1000  # characters
 Reply = TrainReply | EvaluateReply | CurvatureReply
 
 
@@ -324,7 +325,7 @@ class PromptStrategy(Strategy):
                 return read(exchange)
             why = f"node error {reply.error.code}: {_first_line(reply.error.reason)}"
         except MessageError as error:
-            why = f"{REFUSED}{error}"
+            why = _first_line(f"{REFUSED}{error}")
         here = asked - answered
         answered |= here
         outcome.failed.update(dict.fromkeys(sorted(here), why))
@@ -339,4 +340,4 @@ class PromptStrategy(Strategy):
 
 def _first_line(reason: str | None) -> str:
     lines = (reason or "").strip().splitlines()
-    return lines[0] if lines else "no reason given"
+    return lines[0][:_LONGEST_REASON] if lines else "no reason given"
