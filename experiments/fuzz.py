@@ -3,8 +3,8 @@
     python -m experiments.fuzz [--minutes 10] [--seed 0]
 
 A case is a message of one kind with one to four mutations (experiments/fuzz_mutations.py), through Flower's serialisation, and
-then through all that its receiver does before it works with it; a server also closes the round. It has to be taken or refused: any
-other exception, a hang, an allocation out of proportion, or numbers in the server's state that are not finite, is a finding.
+then through all that its receiver does before it works with it; a server also closes the round. It has to be taken or refused:
+any other exception, a hang, an allocation out of proportion, or numbers in the server's state that are not finite, is a finding.
 """
 
 from __future__ import annotations
