@@ -19,13 +19,12 @@ from client_app.curvature import spectrum_of
 from client_app.disk_store import open_store
 from client_app.state import StateStore
 from federation import records, resources
-from federation.codec import Codec, make_codec
+from federation.channels import Channels, make_channels
 from federation.limits import check_size, most_bytes
 from federation.logs import LOG, about, event, kept_in
 from federation.messages import Ask, AskHeader, CurvatureReply, EvaluateReply, RollCallReply, TrainReply
 from federation.run_paths import state_folder
 from federation.settings import Settings, parse
-from models.layout import Layout
 
 logger = logging.getLogger("flwr")
 app = ClientApp()
@@ -51,7 +50,7 @@ def roll_call(message: Message, context: Context) -> Message:
 def train(message: Message, context: Context) -> Message:
     """A round of local training for each client the message names."""
     settings = _settings(context)
-    ask, layout, codec, store = _open(message, settings, context)
+    ask, channels, store = _open(message, settings, context)
     accepted = dict(zip(ask.clients, ask.accepted, strict=True))
     with _logged("training", settings, context, run=ask.run, round=ask.round):
         replies = _answers_together(
@@ -61,14 +60,14 @@ def train(message: Message, context: Context) -> Message:
             lambda client: host.train(settings, ask, client, accepted[client], store),
             lambda client, why: TrainReply(client, ask.round, fault=why),
         )
-    return Message(records.encode_train_replies(replies, layout, codec), reply_to=message)
+    return Message(records.encode_train_replies(replies, channels), reply_to=message)
 
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """An evaluation of each client the message names, on its own shard."""
     settings = _settings(context)
-    ask, _, _, store = _open(message, settings, context)
+    ask, _, store = _open(message, settings, context)
     accepted = dict(zip(ask.clients, ask.accepted, strict=True))
     with _logged("evaluation", settings, context, run=ask.run, round=ask.round):
         replies = _answers(
@@ -83,7 +82,7 @@ def evaluate(message: Message, context: Context) -> Message:
 def curvature(message: Message, context: Context) -> Message:
     """The spectrum of each named client's Hessian at what the message holds."""
     settings = _settings(context)
-    ask, _, _, _ = _open(message, settings, context)
+    ask, _, _ = _open(message, settings, context)
     with _logged("curvature", settings, context, run=ask.run, round=ask.round):
         replies = _answers(
             ask.clients,
@@ -115,19 +114,18 @@ def _clients(settings: Settings, context: Context) -> list[int]:
     return host.clients_of_node(settings.federation.clients, node, nodes)
 
 
-def _open(message: Message, settings: Settings, context: Context) -> tuple[Ask, Layout, Codec, StateStore]:
+def _open(message: Message, settings: Settings, context: Context) -> tuple[Ask, Channels, StateStore]:
     """A message's content, checked against what this node expects to receive."""
     header, kind = records.decode_header(message.content), message.metadata.message_type
     hosted = _clients(settings, context)
     checks.check_header(settings, header, kind, hosted)
     checks.check_labels(settings, header, message.content)
-    layout = host.travelling_layout(settings, header.layers, header.labels)
-    most = most_bytes(settings.federation.message_limit_mb, len(hosted), layout, 2, len(header.labels))
-    check_size(message.content, most)
-    codec = make_codec(settings.server.precision)
-    ask = records.decode_ask(message.content, layout, codec)
+    channels = make_channels(settings, host.travelling_layout(settings, header.layers, header.labels))
+    limit, classes = settings.federation.message_limit_mb, len(header.labels)
+    check_size(message.content, most_bytes(limit, len(hosted), channels.layout, 2, classes))
+    ask = records.decode_ask(message.content, channels)
     checks.check_parts(settings, ask, kind)
-    return ask, layout, codec, _store(settings, header, context)
+    return ask, channels, _store(settings, header, context)
 
 
 def _store(settings: Settings, header: AskHeader, context: Context) -> StateStore:

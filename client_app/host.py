@@ -21,7 +21,7 @@ from client_app.local_update import SGD, Adam, DeviceOptimizer, LocalResult, Mom
 from client_app.state import ClientState, StateStore
 from data.batches import Encoded, joined, length_batches, score_batches
 from federation import resources
-from federation.codec import make_codec, rounded
+from federation.channels import make_channels
 from federation.evaluation import Counts, batch_inputs, count, losses_on, stack_losses_on
 from federation.messages import Ask, EvaluateReply, Evaluation, RollCallReply, TrainReply
 from federation.metrics import ACCURACY
@@ -85,6 +85,7 @@ class Start:
         moments: Adam's m and v, [2, R], to go on with; None to start anew.
         moments_steps: optimiser steps behind them.
         state_round: the round of that state; 0 for a new one.
+        residual: r_i, [R_s]; zeros where there is none.
     """
 
     model: PromptedModel
@@ -96,6 +97,7 @@ class Start:
     moments: Tensor | None
     moments_steps: int
     state_round: int
+    residual: Tensor
 
 
 def start(settings: Settings, ask: Ask, client: int, accepted: int, store: StateStore, commit: bool = True) -> Start:
@@ -111,6 +113,7 @@ def start(settings: Settings, ask: Ask, client: int, accepted: int, store: State
     state = kept or ClientState(0, ask.epoch, {})
     own = {name: value for name, value in state.local.items() if name in layout.names}
     control = state.control if state.epoch == ask.epoch else None
+    goes_on = state.warm_up == ask.warm_up
     return Start(
         model=model,
         layout=layout,
@@ -118,9 +121,10 @@ def start(settings: Settings, ask: Ask, client: int, accepted: int, store: State
         row=layout.flatten({**values, **own, **travelling}),
         initial=layout.flatten({**values, **travelling}),
         control=torch.zeros(len(ask.shared)) if control is None else control,
-        moments=state.moments if state.warm_up == ask.warm_up else None,
+        moments=state.moments if goes_on else None,
         moments_steps=state.steps,
         state_round=state.round,
+        residual=state.residual if goes_on and state.residual is not None else torch.zeros(len(ask.shared)),
     )
 
 
@@ -213,11 +217,11 @@ def _finish(
 ) -> TrainReply:
     """Keeps what stays of a client, and its answer; place: in the stack."""
     row, steps = result.rows[place].cpu(), result.steps[place]
-    delta = rounded(make_codec(settings.server.precision), ask.shared - row[: begun.shared])
+    delta, residual = _update(settings, ask, client, begun, row)
     control = None
     if ask.control is not None:
         control = begun.control + delta / (steps * settings.local.learning_rate) - ask.control
-    kept = ClientState(ask.round, ask.epoch, _staying(begun, ask, row), control, warm_up=ask.warm_up)
+    kept = ClientState(ask.round, ask.epoch, _staying(begun, ask, row), control, warm_up=ask.warm_up, residual=residual)
     if moments is not None:
         own = torch.stack([moments.m[place], moments.v[place]]).cpu()
         kept = replace(kept, moments=own, steps=moments.t[place])
@@ -234,6 +238,17 @@ def _finish(
         delta=delta,
         second_moments=result.second_moments[place].to(torch.float32) if shared_moments else None,
     )
+
+
+def _update(settings: Settings, ask: Ask, client: int, begun: Start, row: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Delta_i as it travels, and r_i: what rounding took from it goes into the next one (section 2.8)."""
+    channel = make_channels(settings, travelling_layout(settings, ask.layers, ask.labels)).update
+    due = ask.shared - row[: begun.shared]
+    if not settings.server.feeds_back:
+        return channel.as_sent(due, client, ask.round), None
+    due = due + begun.residual
+    delta = channel.as_sent(due, client, ask.round)
+    return delta, due - delta
 
 
 def evaluate(settings: Settings, ask: Ask, client: int, accepted: int, store: StateStore) -> EvaluateReply:

@@ -29,7 +29,8 @@ class ClientState:
         control: c_i over the parameters that travel, [R] float32; None without device correction.
         moments: Adam's m and v over all that the client trains, [2, R] float32; None where they start anew each round.
         steps: optimiser steps behind the moments.
-        warm_up: made in a warm-up round, whose moments do not go on after the selection.
+        warm_up: made in a warm-up round, whose moments and residual do not go on after the selection.
+        residual: r_i, what rounding took from the update so far, [R] float32; None without error feedback.
     """
 
     round: int
@@ -39,6 +40,7 @@ class ClientState:
     moments: Tensor | None = None
     steps: int = 0
     warm_up: bool = False
+    residual: Tensor | None = None
 
 
 class StateStore(Protocol):

@@ -13,6 +13,7 @@ from federation.sealed import NotSealedError, facts_of, seal, tensors_of
 FORM = 2
 """Of the files that this version writes and reads; files of form 1 had no checksum."""
 _LOCAL = "local."
+_OPTIONAL = ("control", "moments", "residual")
 _NUMBERS = ("round", "epoch", "steps", "warm_up")
 
 
@@ -46,7 +47,7 @@ class Owner:
 def pack(state: ClientState, owner: Owner) -> bytes:
     """A state as a file's content."""
     tensors = {f"{_LOCAL}{name}": value for name, value in state.local.items()}
-    tensors |= {name: value for name in ("control", "moments") if (value := getattr(state, name)) is not None}
+    tensors |= {name: value for name in _OPTIONAL if (value := getattr(state, name)) is not None}
     facts = {name: str(int(getattr(state, name))) for name in _NUMBERS}
     facts |= {"run": owner.run, "client": str(owner.client), "fingerprint": owner.fingerprint}
     return seal(tensors, {**facts, "form": str(FORM)})
@@ -75,8 +76,7 @@ def _unpack(facts: Mapping[str, str], tensors: Mapping[str, Tensor]) -> tuple[Ow
         round=numbers["round"],
         epoch=numbers["epoch"],
         local={name.removeprefix(_LOCAL): value for name, value in tensors.items() if name.startswith(_LOCAL)},
-        control=tensors.get("control"),
-        moments=tensors.get("moments"),
+        **{name: tensors.get(name) for name in _OPTIONAL},
         steps=numbers["steps"],
         warm_up=numbers["warm_up"] == 1,
     )

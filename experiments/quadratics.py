@@ -15,8 +15,10 @@ from torch import Tensor
 
 from client_app.local_update import SGD, Adam, DeviceOptimizer, Losses, Moments, Pull, SharedAdam, local_update
 from client_app.state import ClientState, MemoryStore, StateStore
-from federation.codec import Codec, rounded
+from federation.channels import Channel, Channels, make_channels
+from federation.codec import Shape
 from federation.settings import Scalar, Settings, defaults, parse
+from models.layout import Entry, Layout
 from strategies.build import Cohort, build
 from strategies.client_rows import MemoryRows
 from strategies.fedpeptao import Algorithm, State, Update
@@ -26,13 +28,31 @@ from strategies.selection import sample_clients
 class Exact:
     """A codec that changes nothing: float64 travels."""
 
+    def rounded(self, values: Tensor, rng: np.random.Generator) -> Tensor:
+        """The same numbers."""
+        return values
+
     def encode(self, values: Tensor) -> np.ndarray:
         """The same numbers."""
         return values.numpy()
 
-    def decode(self, array: np.ndarray) -> Tensor:
+    def form(self, shape: Shape) -> tuple[np.dtype, Shape]:
+        """The same shape."""
+        return np.dtype(np.float64), shape
+
+    def decode(self, array: np.ndarray, shape: Shape) -> Tensor:
         """The same numbers."""
         return torch.from_numpy(array)
+
+
+def layout_of(problem: Quadratics) -> Layout:
+    """One parameter."""
+    return Layout((Entry("x", None, tuple(problem.centres[0].shape)),))
+
+
+def exact_channels(problem: Quadratics) -> Channels:
+    """They change nothing."""
+    return Channels(*(Channel(Exact(), layout_of(problem), (0, "", what)) for what in ("model", "control", "update")))
 
 
 @dataclass(frozen=True)
@@ -160,18 +180,23 @@ def jitter(path: Tensor) -> float:
 
 
 class Federation:
-    """Rounds of a Quadratics problem; each device keeps its c_i in two phases, as a real one does."""
+    """Rounds of a Quadratics problem; each device keeps its c_i and r_i in two phases, as a real one does.
+
+    Args:
+        exact: float64 travels; else what the settings say, from `precision` on.
+    """
 
     def __init__(
         self,
         problem: Quadratics,
         setup: Settings,
         per_round: int | None = None,
-        codec: Codec | None = None,
+        exact: bool = True,
         store: StateStore | None = None,
         seed: int = 0,
     ) -> None:
-        self.problem, self.settings, self.codec = problem, setup, codec or Exact()
+        self.problem, self.settings = problem, setup
+        self.channels = exact_channels(problem) if exact else make_channels(setup, layout_of(problem))
         self.clients = list(range(len(problem.examples)))
         self.per_round = per_round or len(self.clients)
         self.store = store or MemoryStore()
@@ -202,22 +227,27 @@ class Federation:
     def train(self, client: int) -> Update:
         """A device's round: resume, train, keep what is pending, reply."""
         problem, eta, epoch = self.problem, self.settings.local.learning_rate, self.state.drift.epoch
-        x, c = rounded(self.codec, self.state.x), self.algorithm().downlink(self.state)
+        sent, c = self.state.round + 1, self.algorithm().downlink(self.state)
+        x = self.channels.model.as_sent(self.state.x, sent)
         kept = self.store.resume(client, self.state.accepted.get(client, 0)) or ClientState(0, epoch, {})
         control = torch.zeros_like(x) if kept.control is None or kept.epoch != epoch else kept.control
         d = None
         if c is not None:
-            c = rounded(self.codec, c)
+            c = self.channels.control.as_sent(c, sent)
             d = (c - control)[None]
         steps = problem.steps[client]
         blocks = [slice(0, len(x))]
         optimizer = self._optimizer(kept)
         pull = Pull(self.settings.local.proximal, len(x)) if self.settings.local.proximal else None
         result = local_update(x[None], range(steps), problem.losses(client), optimizer, d, blocks, pull)
-        delta = rounded(self.codec, x - result.rows[0])
+        due = x - result.rows[0]
+        if kept.residual is not None:
+            due = due + kept.residual
+        delta = self.channels.update.as_sent(due, client, sent)
         if c is not None:
             control = control + delta / (steps * eta) - c
-        pending = ClientState(self.state.round + 1, epoch, {}, control)
+        residual = due - delta if self.settings.server.feeds_back else None
+        pending = ClientState(sent, epoch, {}, control, residual=residual)
         if isinstance(optimizer, Adam) and not self.settings.local.restart_moments:
             assert optimizer.moments is not None
             stack = torch.cat([optimizer.moments.m, optimizer.moments.v])
@@ -247,7 +277,7 @@ class Federation:
         shares, steps = self.problem.shares, torch.tensor(self.problem.steps, dtype=torch.float64)
         cohort = Cohort(len(self.clients), sum(self.problem.examples), float(shares @ steps))
         setup = replace(self.settings.federation, clients=len(self.clients), clients_per_round=self.per_round)
-        return build(replace(self.settings, federation=setup), cohort, self.codec, lambda: self.rows)
+        return build(replace(self.settings, federation=setup), cohort, self.channels.control, lambda: self.rows)
 
     def _optimizer(self, kept: ClientState) -> DeviceOptimizer:
         local = self.settings.local

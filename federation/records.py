@@ -13,12 +13,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-import numpy as np
-import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from flwr.app import ConfigRecord, RecordDict
 from torch import Tensor
 
-from federation.codec import Codec
+from federation.arrays import read_row, read_vector, write_row, write_vector
+from federation.channels import Channel, Channels
 from federation.messages import (
     REFUSED,
     SCHEMA,
@@ -32,7 +31,6 @@ from federation.messages import (
     RollCallReply,
     TrainReply,
 )
-from models.layout import Layout
 
 
 def encode_roll_call(ask: RollCallAsk) -> RecordDict:
@@ -60,11 +58,11 @@ def decode_roll_call_replies(content: RecordDict) -> list[RollCallReply]:
     return replies
 
 
-def encode_ask(ask: Ask, layout: Layout, codec: Codec) -> RecordDict:
-    """A training or evaluation message. layout: the names that travel."""
+def encode_ask(ask: Ask, channels: Channels) -> RecordDict:
+    """A training or evaluation message, of x and c as `as_sent` gave them."""
     content = RecordDict(
         {
-            "shared": _arrays(ask.shared, layout, codec),
+            "shared": write_row(ask.shared, channels.model),
             "round": ConfigRecord(
                 {
                     "schema": SCHEMA,
@@ -79,9 +77,9 @@ def encode_ask(ask: Ask, layout: Layout, codec: Codec) -> RecordDict:
         }
     )
     if ask.control is not None:
-        content["control"] = _arrays(ask.control, layout, codec)
+        content["control"] = write_row(ask.control, channels.control)
     if ask.second_moments is not None:
-        content["moments"] = _vector(ask.second_moments)
+        content["moments"] = write_vector(ask.second_moments)
     return address(content, ask.clients, ask.accepted)
 
 
@@ -110,25 +108,25 @@ def decode_header(content: RecordDict) -> AskHeader:
     )
 
 
-def decode_ask(content: RecordDict, layout: Layout, codec: Codec) -> Ask:
-    """The whole message, at a node; layout: the names that travel by the node's own reckoning.
+def decode_ask(content: RecordDict, channels: Channels) -> Ask:
+    """The whole message, at a node; channels: over the names that travel by the node's own reckoning.
 
     Raises:
         MessageError: other names, shapes or types than agreed on, or numbers that are not finite.
     """
     header = decode_header(content)
     _only(content, {"round", "clients", "shared", "control", "moments"})
-    control = _values(content, "control", layout, codec) if "control" in content else None
-    moments = _read_vector(content, "moments", len(layout.blocks)) if "moments" in content else None
+    control = _row(content, "control", channels.control) if "control" in content else None
+    moments = _moments(content, "moments", channels)
     return Ask(
         **header.__dict__,
-        shared=_values(content, "shared", layout, codec),
+        shared=_row(content, "shared", channels.model),
         control=control,
         second_moments=moments,
     )
 
 
-def encode_train_replies(replies: Sequence[TrainReply], layout: Layout, codec: Codec) -> RecordDict:
+def encode_train_replies(replies: Sequence[TrainReply], channels: Channels) -> RecordDict:
     """A node's answer to a training message."""
     content = RecordDict()
     for r in replies:
@@ -136,15 +134,13 @@ def encode_train_replies(replies: Sequence[TrainReply], layout: Layout, codec: C
         content[f"client.{r.client}"] = ConfigRecord(numbers)
         content[f"evaluation.{r.client}"] = _evaluation_record(r.evaluation)
         if r.delta is not None:
-            content[f"update.{r.client}"] = _arrays(r.delta, layout, codec)
+            content[f"update.{r.client}"] = write_row(r.delta, channels.update)
         if r.second_moments is not None:
-            content[f"moments.{r.client}"] = _vector(r.second_moments)
+            content[f"moments.{r.client}"] = write_vector(r.second_moments)
     return content
 
 
-def decode_train_replies(
-    content: RecordDict, layout: Layout, codec: Codec, classes: int | None = None
-) -> list[TrainReply]:
+def decode_train_replies(content: RecordDict, channels: Channels, classes: int | None = None) -> list[TrainReply]:
     """The answers of one node's clients; one that cannot be read becomes a fault of that client.
 
     classes: of the confusion matrices that were agreed on; None: none travel.
@@ -152,7 +148,7 @@ def decode_train_replies(
     Raises:
         MessageError: not even the clients' records can be read.
     """
-    replies = [_decode_train_reply(content, name, layout, codec, classes) for name in _client_records(content)]
+    replies = [_decode_train_reply(content, name, channels, classes) for name in _client_records(content)]
     parts = ("client", "evaluation", "update", "moments")
     _only(content, {f"{part}.{reply.client}" for part in parts for reply in replies})
     return replies
@@ -210,9 +206,7 @@ def _decode_roll_call_reply(content: RecordDict, name: str) -> RollCallReply:
     return reply
 
 
-def _decode_train_reply(
-    content: RecordDict, name: str, layout: Layout, codec: Codec, classes: int | None
-) -> TrainReply:
+def _decode_train_reply(content: RecordDict, name: str, channels: Channels, classes: int | None) -> TrainReply:
     reply: TrainReply = _reply(TrainReply, content, name)
     if reply.fault:
         return reply
@@ -220,9 +214,8 @@ def _decode_train_reply(
         if reply.examples < 1 or reply.steps < 1 or not 0 <= reply.train_loss < math.inf:
             raise MessageError(f"{reply.examples} examples, {reply.steps} steps and a loss of {reply.train_loss}")
         evaluation = _evaluation(content, name, classes, shared_too=False)
-        delta = _values(content, f"update.{reply.client}", layout, codec)
-        key = f"moments.{reply.client}"
-        moments = _read_vector(content, key, len(layout.blocks)) if key in content else None
+        delta = _row(content, f"update.{reply.client}", channels.update)
+        moments = _moments(content, f"moments.{reply.client}", channels)
     except MessageError as error:
         return TrainReply(reply.client, reply.round, fault=f"{REFUSED}{error}")
     return replace(reply, evaluation=evaluation, delta=delta, second_moments=moments)
@@ -271,46 +264,16 @@ def _confusion(record: Mapping[str, Any], key: str, classes: int, examples: int,
     return counts
 
 
-def _arrays(values: Tensor, layout: Layout, codec: Codec) -> ArrayRecord:
-    return ArrayRecord({name: Array(codec.encode(part)) for name, part in layout.unflatten(values).items()})
-
-
-def _values(content: RecordDict, record: str, layout: Layout, codec: Codec) -> Tensor:
+def _row(content: RecordDict, record: str, channel: Channel) -> Tensor:
     if record not in content.array_records:
         raise MessageError(f"there is no array record {record!r}")
-    arrays = content.array_records[record]
-    if set(arrays) != set(layout.names):
-        odd = sorted(set(arrays) ^ set(layout.names))
-        raise MessageError(f"the names in {record!r} are not those agreed on: {', '.join(odd[:4])}")
-    parts = {}
-    for entry in layout.entries:
-        try:
-            parts[entry.name] = codec.decode(arrays[entry.name].numpy())
-        except (ValueError, TypeError) as error:
-            raise MessageError(f"{entry.name} in {record!r}: {error}") from error
-        if tuple(parts[entry.name].shape) != entry.shape:
-            raise MessageError(
-                f"{entry.name} in {record!r} has shape {tuple(parts[entry.name].shape)}, not {entry.shape}"
-            )
-        if not math.isfinite(
-            float(parts[entry.name].sum(dtype=torch.float64))
-        ):  # as torch.isfinite, in a quarter of its time
-            raise MessageError(f"{entry.name} in {record!r} holds numbers that are not finite")
-    return layout.flatten(parts)
+    return read_row(content.array_records[record], record, channel)
 
 
-def _vector(values: Tensor) -> ArrayRecord:
-    return ArrayRecord({"values": Array(values.detach().cpu().to(torch.float32).numpy())})
-
-
-def _read_vector(content: RecordDict, record: str, size: int) -> Tensor:
-    arrays = content.array_records.get(record)
-    if arrays is None or set(arrays) != {"values"}:
-        raise MessageError(f"{record!r} does not hold one vector")
-    values = arrays["values"].numpy()
-    if values.dtype != np.float32 or values.shape != (size,) or not np.isfinite(values).all() or (values < 0).any():
-        raise MessageError(f"{record!r} is not {size} finite float32 numbers of at least 0")
-    return torch.from_numpy(values.copy())
+def _moments(content: RecordDict, record: str, channels: Channels) -> Tensor | None:
+    if record not in content:
+        return None
+    return read_vector(content.array_records.get(record), record, len(channels.layout.blocks))
 
 
 def _client_records(content: RecordDict) -> list[str]:
@@ -339,9 +302,7 @@ def _config(content: RecordDict, name: str) -> ConfigRecord:
 
 def _check_schema(record: ConfigRecord) -> None:
     if _get(record, "schema", int) != SCHEMA:
-        raise MessageError(
-            f"message schema {record['schema']}, this end speaks {SCHEMA}: run one version on both ends"
-        )
+        raise MessageError(f"message schema {record['schema']}, this end speaks {SCHEMA}: run one version on both ends")
 
 
 def _get(record: Mapping[str, Any], key: str, kind: type) -> Any:

@@ -35,6 +35,8 @@ _INERT: tuple[Inert, ...] = (
         lambda s: s.server.server_optimizer not in ("adam", "yogi", "adagrad"),
         "server-optimizer is not an adaptive one",
     ),
+    (("control-precision",), lambda s: s.server.drift_correction != "device", 'drift-correction is not "device"'),
+    (("error-feedback",), lambda s: s.server.precision_of("update") != "int8", "updates do not travel in int8"),
     (("label-loss",), lambda s: s.model.head in ("linear", "model"), "the head has no label words"),
     (("alpha",), lambda s: s.federation.partition != "label-skew", 'partition is not "label-skew"'),
     (("weight-decay",), lambda s: s.local.device_optimizer == "sgd", 'device-optimizer is "sgd"'),

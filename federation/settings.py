@@ -22,6 +22,8 @@ Scalar = str | int | float | bool
 Flat = Mapping[str, Scalar]
 ESTIMATORS = ("eigengap", "plateau")
 """Of the ratio (section 2.2 of docs/ALGORITHMS.md)."""
+PRECISIONS = ("float32", "float16", "int8")
+"""Of what travels (section 2.8)."""
 
 
 def _setting(expected: str, accepts: Callable[[Any], bool]) -> Any:
@@ -83,6 +85,10 @@ def _task() -> Any:
 
 def _flag() -> Any:
     return _setting("true or false", lambda v: True)
+
+
+def _precision_or_nothing() -> Any:
+    return _setting(f"one of {', '.join(PRECISIONS)}, or nothing", lambda v: v in ("", *PRECISIONS))
 
 
 def _ratio() -> Any:
@@ -216,7 +222,21 @@ class ServerSettings:
     server_second_momentum: float = _setting("a number from 0 to below 1", lambda v: 0 <= v < 1)
     server_adaptivity: float = _above(0)
     server_learning_rate: float = _above(0)
-    precision: str = _choice("float32", "float16")
+    precision: str = _choice(*PRECISIONS)
+    model_precision: str = _precision_or_nothing()
+    control_precision: str = _precision_or_nothing()
+    update_precision: str = _precision_or_nothing()
+    error_feedback: bool = _flag()
+
+    def precision_of(self, what: str) -> str:
+        """Of the model (x), the control variate (c) or the update (Delta_i)."""
+        own: str = getattr(self, f"{what}_precision")
+        return own or self.precision
+
+    @property
+    def feeds_back(self) -> bool:
+        """Whether clients keep what rounding took from an update: int8 takes enough for that to matter."""
+        return self.error_feedback and self.precision_of("update") == "int8"
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,9 +10,9 @@ import torch
 from torch import Tensor
 
 from federation import resources
-from federation.codec import make_codec
+from federation.channels import Channel, Channels, make_channels
 from federation.settings import Settings
-from models.layout import Layout
+from models.layout import Entry
 from models.prompted import PromptedModel
 from server_app.console import traffic_table
 from server_app.roll_call import RollCall
@@ -47,19 +48,22 @@ class Assembly:
 
     def strategy(self, layers: tuple[int, ...], warm: PromptStrategy | None = None) -> PromptStrategy:
         """The run's algorithm on these layers, from the initial values, or from where the warm-up ended."""
-        size = self._layout(layers).size
-        codec = make_codec(self.settings.server.precision)
+        channels = self._channels(layers)
 
         def rows() -> ClientRows:
             settings = self.settings
-            return FileRows(self.folder / ROWS, settings.federation.clients, size, settings.run.checkpoints)
+            return FileRows(
+                self.folder / ROWS, settings.federation.clients, channels.layout.size, settings.run.checkpoints
+            )
 
-        return self._strategy(build(self.settings, self.found.cohort, codec, rows), layers, warm, warm_up=False)
+        algorithm = build(self.settings, self.found.cohort, channels.control, rows)
+        return self._strategy(algorithm, layers, warm, warm_up=False)
 
     def _strategy(
         self, algorithm: Algorithm, layers: tuple[int, ...], warm: PromptStrategy | None, warm_up: bool
     ) -> PromptStrategy:
-        settings, layout = self.settings, self._layout(layers)
+        settings, channels = self.settings, self._channels(layers)
+        layout = channels.layout
         values = initial_values(settings, self._model(layers))
         if warm is not None:
             values |= warm.layout.unflatten(warm.state.x)
@@ -85,8 +89,7 @@ class Assembly:
             algorithm,
             algorithm.initial(layout.names, x, None if warm is None else warm.state),
             roster,
-            layout,
-            make_codec(settings.server.precision),
+            channels,
             share_second_moments=settings.local.device_second_moment == "shared" and not warm_up,
             warm_up=warm_up,
             standing=None if warm is None else warm.standing.anew(),
@@ -95,9 +98,9 @@ class Assembly:
     def _model(self, layers: tuple[int, ...]) -> PromptedModel:
         return resources.prompted(self.settings, layers, self.labels)
 
-    def _layout(self, layers: tuple[int, ...]) -> Layout:
+    def _channels(self, layers: tuple[int, ...]) -> Channels:
         layout = self._model(layers).layout
-        return layout.select(travelling_names(layout, layers))
+        return make_channels(self.settings, layout.select(travelling_names(layout, layers)))
 
 
 def strategy_model(settings: Settings, strategy: PromptStrategy) -> PromptedModel:
@@ -121,21 +124,25 @@ def initial_values(settings: Settings, model: PromptedModel) -> dict[str, Tensor
 def traffic(settings: Settings, strategy: PromptStrategy) -> str:
     """What will travel per client and round, and what stays."""
     model = strategy_model(settings, strategy)
-    size = strategy.codec.encode(torch.zeros(1)).itemsize
-    layers = strategy.roster.layers
-    head = sum(entry.size for entry in model.layout.entries if entry.layer is None)
-    here = strategy.layout.size - head
-    per_layer = here // len(layers)
-    elsewhere = per_layer * (model.backbone.num_layers - len(layers))
-    control = strategy.layout.size if strategy.algorithm.downlink(strategy.state) is not None else 0
-    rows = [
-        (f"prompts of {len(layers)} selected layers, down", here, True),
-        (f"prompts of {len(layers)} selected layers, up", here, True),
-        ("head, down", head, True),
-        ("head, up", head, True),
-        ("control variate, down", control, True),
-        ("prompts of the other layers, down", elsewhere, False),
-        ("prompts of the other layers, up", elsewhere, False),
+    layers, channels = strategy.roster.layers, strategy.channels
+    head = [entry for entry in strategy.layout.entries if entry.layer is None]
+    here = [entry for entry in strategy.layout.entries if entry.layer is not None]
+    elsewhere = (here[:1] * (len(here) // len(layers))) * (model.backbone.num_layers - len(layers))
+    corrected = strategy.algorithm.downlink(strategy.state) is not None
+    control = strategy.layout.entries if corrected else ()
+    rows: list[tuple[str, Sequence[Entry], Channel, bool]] = [
+        (f"prompts of {len(layers)} selected layers, down", here, channels.model, True),
+        (f"prompts of {len(layers)} selected layers, up", here, channels.update, True),
+        ("head, down", head, channels.model, True),
+        ("head, up", head, channels.update, True),
+        ("control variate, down", control, channels.control, True),
+        ("prompts of the other layers, down", elsewhere, channels.model, False),
+        ("prompts of the other layers, up", elsewhere, channels.update, False),
     ]
-    whole = 2 * (here + elsewhere + head) * size
-    return traffic_table([(name, n, n * size, travels) for name, n, travels in rows if n], whole)
+    counted = [
+        (name, sum(entry.size for entry in entries), sum(map(channel.bytes_of, entries)), travels)
+        for name, entries, channel, travels in rows
+        if entries
+    ]
+    exact = 4 * sum(entry.size for entry in (*here, *elsewhere, *head))
+    return traffic_table(counted, all_layers_bytes=2 * exact)

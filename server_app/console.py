@@ -72,12 +72,12 @@ def traffic_table(entries: Sequence[tuple[str, int, int, bool]], all_layers_byte
 
     Args:
         entries: (name, floats, bytes, whether it travels).
-        all_layers_bytes: what the share is of, if all layers travelled; None: all entries together.
+        all_layers_bytes: what the share is of: all layers, there and back in float32; None: all entries together.
     """
     sent = [entry for entry in entries if entry[3]]
     floats, size = sum(entry[1] for entry in sent), sum(entry[2] for entry in sent)
     whole = sum(entry[2] for entry in entries) if all_layers_bytes is None else all_layers_bytes
-    share = f"{size / whole:.1%} of all layers" if whole else ""
+    share = f"{size / whole:.1%} of all layers in float32" if whole else ""
     rows = [(name, n, b, "" if travels else "does not travel") for name, n, b, travels in entries]
     rows.append(("in all", floats, size, share))
     title = "Traffic per client and round"

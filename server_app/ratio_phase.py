@@ -33,8 +33,8 @@ FORMAT = 1
 CACHE = ".curvature"
 WITHOUT_INFLUENCE = (
     *("rounds", "score-order", "score-batches", "unselected-prompts", "device-second-moment", "proximal"),
-    *("variant", "drift-correction", "max-lost-share", "step-normalised", "server-optimizer", "server-momentum"),
-    *("server-second-momentum", "server-adaptivity", "server-learning-rate"),
+    *("variant", "drift-correction", "control-precision", "max-lost-share", "step-normalised"),
+    *("server-optimizer", "server-momentum", "server-second-momentum", "server-adaptivity", "server-learning-rate"),
     *("round-timeout-s", "test-every", "evaluate-every", "evaluation-batch-size", "runs-dir", "run-name"),
     *("final-local-epochs", "checkpoints", "resume", "quorum", "quorum-wait-s", "state-disk-mb"),
     *("norm-limit", "strikes", "message-limit-mb"),

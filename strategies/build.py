@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from federation.codec import Codec, rounded
+from federation.channels import Channel
 from federation.settings import Settings
 from strategies import server_optimizers
 from strategies.client_rows import ClientRows
@@ -30,15 +30,20 @@ class Cohort:
     mean_steps: float
 
 
-def build(settings: Settings, cohort: Cohort, codec: Codec, rows: Callable[[], ClientRows]) -> Algorithm:
-    """The algorithm; rows: makes the store of per-client rows, called only if there is something to keep in it."""
+def build(settings: Settings, cohort: Cohort, control: Channel, rows: Callable[[], ClientRows]) -> Algorithm:
+    """The algorithm.
+
+    Args:
+        control: c goes down through it.
+        rows: makes the store of per-client rows; called only if there is something to keep in it.
+    """
     server = settings.server
     if server.variant != "fedpeptao":
         rate = settings.federation.clients_per_round / cohort.clients
         aliased = server.variant == "released-aliased"
         return Released(settings.local.learning_rate, server.server_learning_rate, rate, aliased, rows())
     mean_steps = cohort.mean_steps if server.step_normalised else None
-    drift = _drift(settings, cohort, codec, rows)
+    drift = _drift(settings, cohort, control, rows)
     return FedPepTAO(drift, _optimizer(settings), server.server_learning_rate, mean_steps)
 
 
@@ -47,7 +52,7 @@ def build_warm_up() -> FedPepTAO:
     return FedPepTAO(NoCorrection(), Momentum(0.0), eta_s=1.0)
 
 
-def _drift(settings: Settings, cohort: Cohort, codec: Codec, rows: Callable[[], ClientRows]) -> Drift:
+def _drift(settings: Settings, cohort: Cohort, control: Channel, rows: Callable[[], ClientRows]) -> Drift:
     eta = settings.local.learning_rate
     match settings.server.drift_correction:
         case "none":
@@ -56,7 +61,7 @@ def _drift(settings: Settings, cohort: Cohort, codec: Codec, rows: Callable[[], 
             return ServerCorrection(cohort.examples, eta, rows())
         case "device":
             lost = settings.server.max_lost_share
-            return DeviceCorrection(cohort.examples, eta, lost, as_sent=lambda c: rounded(codec, c).to(c.dtype))
+            return DeviceCorrection(cohort.examples, eta, lost, control.as_sent)
         case other:
             raise AssertionError(f"settings let drift-correction = {other!r} through")
 

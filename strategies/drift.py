@@ -138,13 +138,13 @@ class DeviceCorrection:
         eta: the device learning rate.
         max_lost_share: share of n whose c_i may be lost before all start anew. A lost c_i stays in C for good, and the server
             cannot subtract it; a new epoch (C <- 0, all c_i <- 0) undoes it.
-        as_sent: what the codec makes of c: both ends compute e_i with that.
+        as_sent: what arrives of a c sent in a round: both ends compute e_i with that.
     """
 
     examples: int
     eta: float
     max_lost_share: float = 0.0
-    as_sent: Callable[[Tensor], Tensor] = lambda c: c
+    as_sent: Callable[[Tensor, int], Tensor] = lambda c, sent: c
 
     def initial(self, x: Tensor) -> DriftState:
         """C = 0."""
@@ -177,7 +177,8 @@ class DeviceCorrection:
                 control=torch.zeros_like(state.x), epoch=state.drift.epoch + 1, epoch_round=state.round + 1
             )
         assert total.control is not None
-        e = total.control - total.examples * self.as_sent(_control(state) / self.examples)
+        c = _control(state) / self.examples
+        e = total.control - total.examples * self.as_sent(c, state.round + 1).to(c.dtype)
         return replace(state.drift, control=_control(state) + e, lost_examples=lost)
 
 

@@ -17,7 +17,7 @@ from flwr.serverapp.strategy import Strategy
 from torch import Tensor
 
 from federation import records
-from federation.codec import Codec
+from federation.channels import Channels
 from federation.grids import Exchange
 from federation.limits import check_size, most_bytes
 from federation.messages import (
@@ -32,7 +32,6 @@ from federation.messages import (
     TrainReply,
 )
 from federation.randomness import generator
-from models.layout import Layout
 from strategies.agreement import counts_objection, objection, update_norm
 from strategies.fedpeptao import Algorithm, State, Update
 from strategies.roster import Outcome, Roster
@@ -50,8 +49,7 @@ class PromptStrategy(Strategy):
         algorithm: the equations.
         state: where to go on from.
         roster: who takes part.
-        layout: the parameters that travel, in the order of x.
-        codec: of what travels.
+        channels: for x, c and updates, over the parameters that travel.
         share_second_moments: whether vbar goes down.
         warm_up: whether these are the rounds before the layers are selected.
         standing: what is held of the clients' conduct.
@@ -62,13 +60,13 @@ class PromptStrategy(Strategy):
         algorithm: Algorithm,
         state: State,
         roster: Roster,
-        layout: Layout,
-        codec: Codec,
+        channels: Channels,
         share_second_moments: bool = False,
         warm_up: bool = False,
         standing: Standing | None = None,
     ) -> None:
-        self.algorithm, self.state, self.roster, self.layout, self.codec = algorithm, state, roster, layout, codec
+        self.algorithm, self.state, self.roster, self.channels = algorithm, state, roster, channels
+        self.layout = channels.layout
         self.warm_up, self._share_second_moments = warm_up, share_second_moments
         self.sent = state.x  # by the last round that was closed
         self.standing = standing or Standing()
@@ -144,7 +142,8 @@ class PromptStrategy(Strategy):
 
     def curvature_messages(self) -> list[Message]:
         """Asks the clients of the last round for spectra at the x that it sent out."""
-        return self._messages(CURVATURE, self.state.round, self.last_accepted(), self.sent)
+        x = self.channels.model.as_sent(self.sent, self.state.round)
+        return self._messages(CURVATURE, self.state.round, self.last_accepted(), x)
 
     def close_curvature(self, exchanges: Iterable[Exchange]) -> tuple[Outcome, list[CurvatureReply]]:
         """What became of it, and the answers in the order of clients."""
@@ -206,9 +205,9 @@ class PromptStrategy(Strategy):
     # -- messages ---------------------------------------------------------------------------------------
 
     def _messages(self, kind: str, server_round: int, clients: Sequence[int], x: Tensor | None = None) -> list[Message]:
-        """A message for each node that hosts one of these clients; x: other than the state's."""
-        ask = self._ask(kind, server_round, self.state.x if x is None else x)
-        content = records.encode_ask(ask, self.layout, self.codec)
+        """A message for each node that hosts one of these clients; x: as sent, other than the state's."""
+        ask = self._ask(kind, server_round, self._x_as_sent() if x is None else x)
+        content = records.encode_ask(ask, self.channels)
         by_node: dict[int, list[int]] = {}
         for client in clients:
             by_node.setdefault(self.roster.nodes[client], []).append(client)
@@ -236,16 +235,22 @@ class PromptStrategy(Strategy):
             epoch=self.state.drift.epoch,
             warm_up=self.warm_up,
             shared=x,
-            control=self.algorithm.downlink(self.state) if train else None,
+            control=self._control_as_sent() if train else None,
             second_moments=self.state.vbar if self._share_second_moments and train else None,
         )
+
+    def _x_as_sent(self) -> Tensor:
+        """The state's x is rounded once, with the lots of the round after it: training and evaluation start from the same."""
+        return self.channels.model.as_sent(self.state.x, self.state.round + 1)
+
+    def _control_as_sent(self) -> Tensor | None:
+        c = self.algorithm.downlink(self.state)
+        return None if c is None else self.channels.control.as_sent(c, self.state.round + 1)
 
     # -- replies ----------------------------------------------------------------------------------------
 
     def _read_train(self, exchange: Exchange) -> Sequence[Reply]:
-        replies = records.decode_train_replies(
-            exchange.reply.content, self.layout, self.codec, self.roster.confusion_classes
-        )
+        replies = records.decode_train_replies(exchange.reply.content, self.channels, self.roster.confusion_classes)
         return [self._as_agreed(reply) for reply in replies]
 
     def _as_agreed(self, reply: TrainReply) -> TrainReply:

@@ -31,7 +31,7 @@ BLOCKS: tuple[Values, ...] = (
     },
     {"layers": ("auto", "all"), "ratio": (0.5, "eigengap", "plateau")},
     {"unselected-prompts": ("local", "none")},
-    {"precision": ("float32", "float16")},
+    {"precision": ("float32", "float16", "int8")},
 )
 """All settings that choose a part; values of different blocks never exclude each other (a test asks for each combination)."""
 

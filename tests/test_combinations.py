@@ -40,7 +40,7 @@ def test_a_combination_is_valid_or_refused_with_a_mend() -> None:
     accepted, known = {name(parts) for parts in valid()}, defaults()
     own = 3 * 5 * 2 * 6 * 2  # corrections, devices, scales, server optimisers, pulls
     released = 2
-    assert len(accepted) == len(valid()) == (own + released) * 4 * 2 * 2  # layers, prompts, widths
+    assert len(accepted) == len(valid()) == (own + released) * 4 * 2 * 3  # layers, prompts, precisions
     for parts in everything():
         error = refusal({**known, **parts})
         assert (error is None) is (name(parts) in accepted), (parts, error)
@@ -144,7 +144,7 @@ def the_right_layers_travel(ran: Ran, watched: Watched) -> None:
         assert len(layers) == layer_count(float(ratio), LAYERS)
     chosen = travelling(layers)
     assert set(ran.parameters) == set(chosen)
-    wanted = torch.float16 if ran.settings.server.precision == "float16" else torch.float32
+    wanted = getattr(torch, ran.settings.server.precision)
     for passed in [*watched.of("train"), *watched.of("train", "up"), *watched.of("evaluate")]:
         here = travelling([0, 1]) if is_warm_up(ran, passed) else chosen
         for record, arrays in passed.content.array_records.items():
@@ -156,7 +156,7 @@ def the_right_layers_travel(ran: Ran, watched: Watched) -> None:
 
 def bytes_are_counted(ran: Ran) -> None:
     """What came up holds as many numbers as it should, in the asked width; the sums are sums."""
-    width = 2 if ran.settings.server.precision == "float16" else 4
+    width, scales = {"float32": (4, 0), "float16": (2, 0), "int8": (1, 1)}[ran.settings.server.precision]
     total = 0
     for line in ran.lines[1:]:
         names = travelling([0, 1] if line["warm_up"] else ran.summary["layers"])
@@ -164,7 +164,7 @@ def bytes_are_counted(ran: Ran) -> None:
             ("prompts", [n for n in names if "prompt" in n]),
             ("head", [n for n in names if "head" in n]),
         ):
-            payload = PER_ROUND * sum(SIZES[n] for n in here) * width
+            payload = PER_ROUND * (sum(SIZES[n] for n in here) * width + scales * len(here))
             assert payload < line["up_detail"][kind] < payload + PER_ROUND * len(here) * FRAME
         assert ("control" in line["down_detail"]) is (uses_control(ran) and not line["warm_up"])
         assert ("moments" in line["up_detail"]) is (shares_moments(ran) and not line["warm_up"])

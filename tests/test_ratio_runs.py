@@ -144,8 +144,8 @@ def test_local_prompts_go_on_from_a_clients_own_last_ones(make_run: MakeFlat, mo
     ended: dict[int, Tensor] = {}
     start, train = host.start, host.train
 
-    def noting(settings: Settings, ask: Ask, client: int, *rest: Any) -> Start:
-        found = start(settings, ask, client, *rest)
+    def noting(settings: Settings, ask: Ask, client: int, *rest: Any, **named: Any) -> Start:
+        found = start(settings, ask, client, *rest, **named)
         if not ask.warm_up:
             begun.setdefault(client, found)
         return found

@@ -121,12 +121,26 @@ def test_the_other_families_run(make_flat: MakeFlat, model: str, layers: str) ->
     assert all(line["accepted"] == 3 and line["update_norm"] > 0 for line in ran.lines[1:])
 
 
-def test_half_precision_messages_are_half_as_large(make_flat: MakeFlat) -> None:
-    arrays = {}
-    for precision in ("float32", "float16"):
-        detail = go(make_flat(precision=precision)).lines[-1]["up_detail"]
-        arrays[precision] = detail["prompts"]
-    assert arrays["float16"] < 0.7 * arrays["float32"]
+def test_each_thing_that_travels_has_its_own_precision(make_flat: MakeFlat) -> None:
+    """Sixty prompt tokens, so that the arrays outweigh their framing."""
+
+    def kilobytes(**changes: Scalar) -> list[float]:
+        line = go(make_flat(prompt_tokens=60, rounds=1, **changes)).lines[-1]
+        return [line[way]["prompts"] / 1e3 for way in ("down_detail", "up_detail")] + [
+            line["down_detail"]["control"] / 1e3
+        ]
+
+    whole = kilobytes()
+    for changes, factors in (
+        ({"precision": "float16"}, (2, 2, 2)),
+        ({"precision": "int8"}, (4, 4, 4)),
+        ({"update_precision": "int8"}, (1, 4, 1)),
+        ({"precision": "int8", "control_precision": "float16"}, (4, 4, 2)),
+        ({"model_precision": "float16"}, (2, 1, 1)),
+    ):
+        found = kilobytes(**changes)
+        for exact, here, factor in zip(whole, found, factors, strict=True):
+            assert 0.8 * factor < exact / here <= factor, changes
 
 
 # -- plain averaging ---------------------------------------------------------------------------------------

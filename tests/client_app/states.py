@@ -22,7 +22,8 @@ def state(made_in: int, epoch: int = 0) -> ClientState:
     """All fields differ from their defaults."""
     local = {"prompt.1": torch.tensor([made_in + 0.25, -1.0]), "prompt.4": torch.full((2, 3), 0.5)}
     moments = torch.tensor([[made_in + 0.75, 1.0], [2.0, 3.0]])
-    return ClientState(made_in, epoch, local, torch.tensor([made_in + 0.5]), moments, steps=made_in + 9, warm_up=True)
+    control, residual = torch.tensor([made_in + 0.5]), torch.tensor([made_in + 0.125])
+    return ClientState(made_in, epoch, local, control, moments, made_in + 9, True, residual)
 
 
 def same(a: ClientState | None, b: ClientState | None) -> bool:
@@ -30,6 +31,7 @@ def same(a: ClientState | None, b: ClientState | None) -> bool:
         return a is b
     numbers = [(s.round, s.epoch, s.steps, s.warm_up, sorted(s.local)) for s in (a, b)]
     pairs = [(a.local[name], b.local[name]) for name in a.local if name in b.local]
-    pairs += [(x, y) for x, y in ((a.control, b.control), (a.moments, b.moments)) if x is not None and y is not None]
-    absent = ((a.control is None) == (b.control is None)) and ((a.moments is None) == (b.moments is None))
+    optional = [(getattr(a, name), getattr(b, name)) for name in ("control", "moments", "residual")]
+    pairs += [(x, y) for x, y in optional if x is not None and y is not None]
+    absent = all((x is None) == (y is None) for x, y in optional)
     return numbers[0] == numbers[1] and absent and all(torch.equal(x, y) for x, y in pairs)

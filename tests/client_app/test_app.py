@@ -12,7 +12,7 @@ from flwr.app import Array, Message, RecordDict
 from client_app import host
 from client_app.app import app
 from federation import records
-from federation.codec import make_codec
+from federation.channels import make_channels
 from federation.grids import InProcessGrid, exchanges
 from federation.messages import (
     EVALUATE,
@@ -35,7 +35,7 @@ def ask_content(flat: Flat, clients: tuple[int, ...], run: str = "run", server_r
     settings = parse(flat)
     _, layout, shared = model_of(settings, (1,), len(LABELS))
     ask = Ask(run, server_round, LABELS, (1,), clients, (0,) * len(clients), 0, False, shared, torch.zeros_like(shared))
-    return records.encode_ask(ask, layout, make_codec(settings.server.precision))
+    return records.encode_ask(ask, make_channels(settings, layout))
 
 
 def answer(flat: Flat, content: RecordDict, node: int, kind: str = TRAIN, state_dir: Path | None = None) -> Message:
@@ -46,7 +46,7 @@ def answer(flat: Flat, content: RecordDict, node: int, kind: str = TRAIN, state_
 
 def trained(flat: Flat, reply: Message) -> dict[int, TrainReply]:
     _, layout, _ = model_of(parse(flat), (1,), len(LABELS))
-    found = records.decode_train_replies(reply.content, layout, make_codec("float32"))
+    found = records.decode_train_replies(reply.content, make_channels(parse(flat), layout))
     return {r.client: r for r in found}
 
 
@@ -153,7 +153,7 @@ def test_a_message_that_is_not_as_agreed_is_refused(make_flat: MakeFlat) -> None
     assert "names in 'shared' are not those agreed on: prompt.0" in str(answer(flat, content, 1000).error.reason)
     content = ask_content(flat, (0,))
     content.array_records["shared"]["prompt.1"] = Array(prompt.numpy()[:, :1])
-    assert "prompt.1 in 'shared' has shape" in str(answer(flat, content, 1000).error.reason)
+    assert "prompt.1 in 'shared': it has shape" in str(answer(flat, content, 1000).error.reason)
     content = ask_content(flat, (0,))
     content["round"]["layers"] = [0]
     assert "are not those agreed on: prompt.0, prompt.1" in str(answer(flat, content, 1000).error.reason)

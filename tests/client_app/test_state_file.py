@@ -32,7 +32,7 @@ def test_the_file_is_plain_safetensors(tmp_path: object) -> None:
     with open(path, "wb") as file:
         file.write(CONTENT)
     with safe_open(path, framework="pt") as opened:
-        assert {"local.prompt.1", "local.prompt.4", "control", "moments"} == set(opened.keys())
+        assert {"local.prompt.1", "local.prompt.4", "control", "moments", "residual"} == set(opened.keys())
         assert opened.metadata()["run"] == OWNER.run
 
 

@@ -61,4 +61,6 @@ def test_the_derived_limit_holds_what_was_agreed_on_and_not_much_more(clients: i
 
 def test_a_given_limit_is_the_limit() -> None:
     assert most_bytes(3, 100, LAYOUT, 100, 7) == 3 * 2**20
-    assert most_bytes(0, 1, LAYOUT, 2, 3) > most_bytes(0, 1, LAYOUT, 1, 3) > most_bytes(0, 1, LAYOUT, 1) > 4 * LAYOUT.size
+    assert (
+        most_bytes(0, 1, LAYOUT, 2, 3) > most_bytes(0, 1, LAYOUT, 1, 3) > most_bytes(0, 1, LAYOUT, 1) > 4 * LAYOUT.size
+    )

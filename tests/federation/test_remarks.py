@@ -34,6 +34,9 @@ def test_a_run_that_trains_nothing_is_remarked_on() -> None:
         ({"server_adaptivity": 0.1}, "server-adaptivity", "adaptive"),
         ({"alpha": 1.0, "partition": "iid"}, "alpha", 'not "label-skew"'),
         ({"alpha": 1.0, "partition": "column", "partition-column": "user"}, "alpha", 'not "label-skew"'),
+        ({"control_precision": "int8", "drift_correction": "server"}, "control-precision", "device"),
+        ({"error_feedback": False}, "error-feedback", "int8"),
+        ({"error_feedback": False, "precision": "int8", "update_precision": "float16"}, "error-feedback", "int8"),
         ({"label_loss": "label-words", "head": "linear"}, "label-loss", "no label words"),
         ({"weight_decay": 0.1, "device_optimizer": "sgd"}, "weight-decay", "sgd"),
     ],
@@ -50,6 +53,8 @@ def test_a_changed_value_without_effect_is_named(changes: dict[str, Scalar], key
     [
         {"warmup_rounds": 3, "ratio": "eigengap"},
         {"max_lost_share": 0.1},
+        {"error_feedback": False, "update_precision": "int8"},
+        {"control_precision": "int8"},
         {"server_momentum": 0.5},
         {
             "server_optimizer": "adam",

@@ -171,7 +171,12 @@ BAD: list[tuple[str, Scalar, str]] = [
     ("curvature-steps", 3, "at least 4"),
     ("curvature-probes", 0, "at least 1"),
     ("curvature-examples", 0, "at least 1"),
-    ("precision", "int8", "float32, float16"),
+    ("precision", "int4", "float32, float16, int8"),
+    ("precision", "", "float32, float16, int8"),
+    ("model-precision", "bfloat16", "float32, float16, int8, or nothing"),
+    ("control-precision", "int4", "float32, float16, int8, or nothing"),
+    ("update-precision", "INT8", "float32, float16, int8, or nothing"),
+    ("error-feedback", "int8", "true or false"),
     ("model", " ", "not empty"),
     ("dataset", "", "not empty"),
     ("text-column", "", "not empty"),
@@ -327,3 +332,25 @@ def test_the_error_survives_a_process_boundary() -> None:
     again = pickle.loads(pickle.dumps(error))
     assert (again.key, again.value, again.problem, again.mend) == (error.key, error.value, error.problem, error.mend)
     assert str(again) == str(error)
+
+
+def test_what_travels_has_the_precision_of_all_or_its_own() -> None:
+    server = parse(
+        {**defaults(), "precision": "int8", "control-precision": "float32", "model-precision": "float16"}
+    ).server
+    assert [server.precision_of(what) for what in ("model", "control", "update")] == ["float16", "float32", "int8"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "feeds_back"),
+    [
+        ({}, False),
+        ({"precision": "float16"}, False),
+        ({"precision": "int8"}, True),
+        ({"update-precision": "int8"}, True),
+        ({"precision": "int8", "update-precision": "float16"}, False),
+        ({"precision": "int8", "error-feedback": False}, False),
+    ],
+)
+def test_only_updates_in_int8_are_fed_back(changes: dict[str, Scalar], feeds_back: bool) -> None:
+    assert parse({**defaults(), **changes}).server.feeds_back is feeds_back

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,8 +11,9 @@ import pytest
 import torch
 
 from federation.messages import RollCallReply
-from federation.settings import Settings, parse
-from server_app.assembly import Assembly, initial_values, strategy_model, whole_row
+from federation.settings import Scalar, Settings, parse
+from server_app.assembly import Assembly, initial_values, strategy_model, traffic, whole_row
+from server_app.console import bytes_text
 from server_app.roll_call import RollCall
 from strategies.fedpeptao import FedPepTAO
 from strategies.shell import PromptStrategy
@@ -89,3 +91,30 @@ def test_kbar_is_the_weighted_mean_of_the_roll_call(assembly: Assembly) -> None:
     algorithm = replace(assembly, settings=replace(assembly.settings, server=normalised)).strategy((1,)).algorithm
     assert isinstance(algorithm, FedPepTAO)
     assert algorithm.mean_steps == pytest.approx((10 + 22 + 36 + 52 + 70) / 60)
+
+
+@pytest.mark.parametrize(
+    ("changes", "down", "up", "control"),
+    [
+        ({}, 4 * 192, 4 * 192, 4 * 291),
+        ({"precision": "float16"}, 2 * 192, 2 * 192, 2 * 291),
+        ({"precision": "int8"}, 192 + 1, 192 + 1, 291 + 3),
+        ({"update_precision": "int8", "control_precision": "float16"}, 4 * 192, 192 + 1, 2 * 291),
+    ],
+    ids=str,
+)
+def test_the_table_of_traffic_has_encoded_bytes(
+    make_flat: MakeFlat, assembly: Assembly, changes: dict[str, Scalar], down: int, up: int, control: int
+) -> None:
+    """192 numbers of a layer's prompts, 96 and 3 of the head; a scale for each array. Shares are of all layers in float32."""
+    settings = parse(make_flat(**changes))
+    strategy = replace(assembly, settings=settings).strategy((1,))
+    assert [entry.size for entry in strategy.layout.entries] == [192, 96, 3]
+    sent = {
+        name.strip(): size
+        for name, size in re.findall(r"^  (.{34})  +[\d,]+ +(\S+ \S+)", traffic(settings, strategy), re.M)
+    }
+    assert sent["prompts of 1 selected layers, down"] == bytes_text(down)
+    assert sent["prompts of 1 selected layers, up"] == bytes_text(up)
+    assert sent["control variate, down"] == bytes_text(control)
+    assert sent["prompts of the other layers, up"] == bytes_text(up)

@@ -94,13 +94,15 @@ def test_traffic_says_what_travels_and_its_share() -> None:
             "  prompts of layers 3, 4, 5          46,080   184.3 kB",
             "  head                                3,080    12.3 kB",
             "  prompts of layers 0, 1, 2          46,080   184.3 kB  does not travel",
-            "  in all                             49,160   196.6 kB  51.6% of all layers",
+            "  in all                             49,160   196.6 kB  51.6% of all layers in float32",
         ]
     )
 
 
 def test_traffic_may_be_compared_with_something_else() -> None:
-    assert traffic_table([("head", 10, 40, True)], all_layers_bytes=160).endswith("40 B  25.0% of all layers")
+    assert traffic_table([("head", 10, 40, True)], all_layers_bytes=160).endswith(
+        "40 B  25.0% of all layers in float32"
+    )
 
 
 def test_traffic_of_nothing() -> None:

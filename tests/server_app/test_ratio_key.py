@@ -20,7 +20,8 @@ MATTERS = (
         "clip-norm",
         "restart-moments",
     ),
-    *("precision", "ratio", "warmup-rounds", "curvature-steps", "curvature-probes", "curvature-examples"),
+    *("precision", "model-precision", "update-precision", "error-feedback"),
+    *("ratio", "warmup-rounds", "curvature-steps", "curvature-probes", "curvature-examples"),
 )
 
 

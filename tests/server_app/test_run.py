@@ -316,5 +316,5 @@ def test_whatever_ends_a_run_its_folder_is_closed(
 @pytest.mark.usefixtures("no_plots")
 def test_a_node_with_other_settings_refuses_what_it_gets(make_flat: MakeFlat) -> None:
     flat = make_flat(layers="1")
-    with pytest.raises(RunError, match=r"node error 2: MessageError: prompt.1 in '\w+' has shape \(2, 4, 3, 8\)"):
+    with pytest.raises(RunError, match=r"node error 2: MessageError: prompt.1 in '\w+': it has shape \(2, 4, 3, 8\)"):
         run(InProcessGrid(app, {**flat, "prompt-tokens": 4}, 2), parse(flat))

@@ -13,9 +13,7 @@ from federation.messages import Evaluation, TrainReply
 from strategies.agreement import counts_objection, objection, update_norm
 from strategies.roster import Roster
 
-ROSTER = Roster(
-    "run", 0, {3: 10}, {3: 100}, ("no", "yes"), (1,), 1, steps={3: 4}, evaluated={3: 5}, norm_limit=10.0
-)
+ROSTER = Roster("run", 0, {3: 10}, {3: 100}, ("no", "yes"), (1,), 1, steps={3: 4}, evaluated={3: 5}, norm_limit=10.0)
 GOOD = TrainReply(
     3, 7, examples=10, steps=4, train_loss=0.5, control_round=6, evaluation=Evaluation(5, 3, 1.0), delta=torch.ones(4)
 )

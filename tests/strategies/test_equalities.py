@@ -11,7 +11,8 @@ from torch import Tensor
 
 from client_app.local_update import SGD, local_update
 from experiments.quadratics import Federation, Quadratics, four_clients, settings
-from federation.codec import make_codec
+from federation.channels import make_channels
+from models.layout import Entry, Layout
 from strategies.build import Cohort, build
 from strategies.client_rows import MemoryRows
 from strategies.fedpeptao import Update
@@ -31,7 +32,7 @@ def test_one_device_is_central_training(drift: str, clip_norm: float) -> None:
     """eta_s = 1, beta = 0, SGD, float32 messages: PyTorch's own SGD, clipped by PyTorch, for rounds x K_i steps."""
     problem = one_client()
     setup = settings(drift_correction=drift, learning_rate=ETA, clip_norm=clip_norm)
-    path = Federation(problem, setup, codec=make_codec("float32")).run(ROUNDS)
+    path = Federation(problem, setup, exact=False).run(ROUNDS)
 
     x = torch.nn.Parameter(torch.zeros(1, 2))
     optimizer = torch.optim.SGD([x], lr=ETA)
@@ -89,7 +90,7 @@ def test_without_correction_and_momentum_it_is_flowers_fedavg(optimizer: str) ->
     algorithm = build(
         settings(server_optimizer=optimizer, server_momentum=beta),
         Cohort(4, 80, 2.0),
-        make_codec("float32"),
+        make_channels(settings(), Layout((Entry("x", None, (5,)),))).control,
         MemoryRows,
     )
     state, theirs = algorithm.initial(("x",), torch.zeros(5)), torch.zeros(5)

@@ -106,7 +106,7 @@ def test_device_correction_by_hand() -> None:
 
 def test_device_correction_counts_with_c_as_it_travels() -> None:
     """A codec that rounds to whole numbers: c = (.2, .6, 0) arrives as (0, 1, 0)."""
-    algorithm = plain(DeviceCorrection(N, ETA, as_sent=torch.round))
+    algorithm = plain(DeviceCorrection(N, ETA, as_sent=lambda c, sent: c.round()))
     first = play(algorithm, begin(algorithm), [update(0, 2, 1, 0, 0, steps=2), update(1, 3, 0, 4, 0, steps=4)])
     second = play(algorithm, first, [update(2, 5, 1, 0, 1)])
     close(second.drift.control, 2 + 5 * 2, 6 + 5 * (0 - 1), 5 * 2)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from experiments.quadratics import settings
-from federation.settings import Scalar, Settings
+from federation.settings import PRECISIONS, Scalar, Settings
 from strategies.fedpeptao import State
 from strategies.roster import Outcome
 from tests.combinations import Parts, valid
@@ -52,6 +52,8 @@ def histories(draw: st.DrawFn, kind: str) -> History:
         "server_learning_rate": 0.1,
         "server_momentum": draw(st.sampled_from((0.0, 0.9))),
         "max_lost_share": draw(st.sampled_from((0.0, 0.4, 1.0))),
+        "control_precision": draw(st.sampled_from(("", *PRECISIONS))),
+        "update_precision": draw(st.sampled_from(("", *PRECISIONS))),
     }
     clients = draw(st.integers(2, 5))
     nodes = draw(st.integers(1, clients))
@@ -181,13 +183,15 @@ def everyone_is_in_one_place(outcome: Outcome, asked: list[int], faults: Faults,
 
 
 def the_state_counts(world: World, books: Books, before: State, outcome: Outcome) -> None:
-    """Rounds, updates, and for each client the last round whose reply was folded; a round without a reply is nothing else."""
+    """Rounds, updates, and for each client the last round whose reply was folded; a round without a reply is void."""
     state = world.state
     books.accepted |= dict.fromkeys(outcome.accepted, before.round + 1)
     books.updates += bool(outcome.accepted)
-    assert (state.round, state.updates, state.accepted) == (before.round + 1, books.updates, books.accepted)
-    if not outcome.accepted:
-        assert same(state, replace(before, round=state.round))
+    made = before.round + bool(outcome.accepted)
+    assert (state.round, state.updates, state.accepted) == (made, books.updates, books.accepted)
+    assert outcome.void == (not outcome.accepted)
+    if outcome.void:
+        assert same(state, before)
     kept = [state.x, *state.moments.values(), *(t for t in (state.drift.control, state.vbar) if t is not None)]
     assert all(t.dtype == torch.float64 and bool(t.isfinite().all()) for t in kept)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import permutations
 
 import pytest
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from experiments.quadratics import settings
 from federation import records
-from federation.codec import make_codec
+from federation.channels import Channels, make_channels
 from federation.grids import Exchange, InProcessGrid
 from federation.messages import Ask, EvaluateReply, Evaluation, TrainReply
 from federation.settings import Scalar
@@ -24,7 +25,7 @@ from strategies.roster import Outcome, Roster
 from strategies.shell import PromptStrategy
 
 LAYOUT = Layout((Entry("prompt.1", 1, (2, 1, 2, 3)), Entry("head.w", None, (2, 3))))
-CODEC = make_codec("float32")
+CHANNELS = make_channels(settings(), LAYOUT)
 EXAMPLES = {0: 10, 1: 25, 2: 40, 3: 75}
 STEPS = {0: 6, 1: 1, 2: 3, 3: 2}
 ONE_EACH = {client: 100 + client for client in EXAMPLES}
@@ -35,11 +36,12 @@ GRID = InProcessGrid(lambda message, context: message, {}, 1)
 def strategy(nodes: dict[int, int] = ONE_EACH, per_round: int = 4, **changes: Scalar) -> PromptStrategy:
     changed: dict[str, Scalar] = {"drift_correction": "device", "server_momentum": 0.9, **changes}
     setup = settings(**changed)
-    algorithm = build(setup, Cohort(4, sum(EXAMPLES.values()), 2.4), CODEC, MemoryRows)
+    channels = make_channels(setup, LAYOUT)
+    algorithm = build(setup, Cohort(4, sum(EXAMPLES.values()), 2.4), channels.control, MemoryRows)
     roster = Roster("run-1", 3, EXAMPLES, nodes, ("no", "yes"), (1,), per_round)
     state = algorithm.initial(LAYOUT.names, torch.linspace(-1, 1, LAYOUT.size))
     shared = setup.local.device_second_moment == "shared"
-    return PromptStrategy(algorithm, state, roster, LAYOUT, CODEC, shared)
+    return PromptStrategy(algorithm, state, roster, channels, shared)
 
 
 def delta(client: int, server_round: int = 1) -> Tensor:
@@ -61,9 +63,9 @@ def reply(client: int, server_round: int = 1) -> TrainReply:
     )
 
 
-def message(node: int, replies: Sequence[TrainReply]) -> Exchange:
+def message(node: int, replies: Sequence[TrainReply], channels: Channels = CHANNELS) -> Exchange:
     asked = Message(RecordDict(), dst_node_id=node, message_type="train")
-    return Exchange(node, Message(records.encode_train_replies(replies, LAYOUT, CODEC), reply_to=asked))
+    return Exchange(node, Message(records.encode_train_replies(replies, channels), reply_to=asked))
 
 
 def lost(node: int, code: int = 5, reason: str = "gone\nTraceback") -> Exchange:
@@ -297,15 +299,55 @@ def test_one_downlink_for_all(correction: str) -> None:
         assert set(one.content) == expected
         assert all(one.content[name] == sent[0].content[name] for name in expected - {"clients"})
     assert len({tuple(one.content["clients"]["ids"]) for one in sent}) == 4
-    found = records.decode_ask(sent[0].content, LAYOUT, CODEC)
+    found = records.decode_ask(sent[0].content, CHANNELS)
     assert torch.equal(found.shared, own.state.x.float())
     assert found.second_moments is not None
     assert own.state.vbar is not None
     assert torch.equal(found.second_moments, own.state.vbar.float())
 
 
+def int8_round(own: PromptStrategy, server_round: int) -> list[TrainReply]:
+    """All clients answer, with what their rounding left; the round is closed."""
+    replies = []
+    for client in range(4):
+        sent = own.channels.update.as_sent(delta(client, server_round), client, server_round)
+        replies.append(replace(reply(client, server_round), delta=sent))
+    outcome = own.close_round(server_round, [message(ONE_EACH[r.client], [r], own.channels) for r in replies])
+    assert len(outcome.accepted) == 4
+    return replies
+
+
+def test_in_int8_both_ends_count_with_the_same_c() -> None:
+    """What went down is what is taken off: C moves by sum n_i (Delta_i/(K_i eta) - c as it arrived)."""
+    own = strategy(precision="int8")
+    int8_round(own, 1)
+    c = records.decode_ask(own.train_messages(2)[0].content, own.channels).control
+    before = own.state.drift.control
+    assert c is not None
+    assert before is not None
+    assert not torch.allclose(c.double(), before / 150, rtol=1e-3)
+    replies = int8_round(own, 2)
+    moved = sum(r.examples * (r.delta.double() / (r.steps * 0.15) - c.double()) for r in replies if r.delta is not None)
+    assert own.state.drift.control is not None
+    torch.testing.assert_close(own.state.drift.control, before + moved, rtol=1e-12, atol=0)
+
+
+def test_in_int8_each_x_is_rounded_once() -> None:
+    """Clients are asked for spectra at the x they trained from, and evaluate the x that the next round trains from."""
+    own = strategy(precision="int8", drift_correction="none")
+
+    def x(messages: Sequence[Message]) -> Tensor:
+        return records.decode_ask(messages[0].content, own.channels).shared
+
+    trained = x(own.train_messages(1))
+    int8_round(own, 1)
+    assert torch.equal(x(own.curvature_messages()), trained)
+    assert torch.equal(x(own.evaluate_messages()), x(own.train_messages(2)))
+    assert not torch.equal(x(own.train_messages(2)), own.state.x.float())
+
+
 def asks(messages: Sequence[Message]) -> dict[int, Ask]:
-    return {m.metadata.dst_node_id: records.decode_ask(m.content, LAYOUT, CODEC) for m in messages}
+    return {m.metadata.dst_node_id: records.decode_ask(m.content, CHANNELS) for m in messages}
 
 
 def test_a_message_for_each_node_with_its_clients_and_their_last_accepted_rounds() -> None:

@@ -13,7 +13,6 @@ from torch import Tensor
 from client_app.disk_store import DiskStore
 from client_app.state import MemoryStore, StateStore
 from experiments.quadratics import Federation, four_clients, settings
-from federation.codec import FloatCodec
 
 MakeStore = Callable[[Path], StateStore]
 
@@ -41,12 +40,15 @@ def device_federation(max_lost_share: float = 0.0) -> Federation:
     return federation
 
 
+@pytest.mark.parametrize("precision", ["float16", "int8"])
 @STORES
-def test_c_is_the_weighted_mean_of_the_c_i_after_a_hundred_faulty_rounds(make_store: MakeStore, tmp_path: Path) -> None:
-    """Half-precision messages; replies lost, late or doubled; now and then the server resumes from the round before."""
+def test_c_is_the_weighted_mean_of_the_c_i_after_a_hundred_faulty_rounds(
+    make_store: MakeStore, tmp_path: Path, precision: str
+) -> None:
+    """Rounded messages; replies lost, late or doubled; now and then the server resumes from the round before."""
     problem = four_clients()
-    setup = settings(drift_correction="device", learning_rate=0.05)
-    federation = Federation(problem, setup, 3, FloatCodec(np.float16), make_store(tmp_path))
+    setup = settings(drift_correction="device", learning_rate=0.05, precision=precision)
+    federation = Federation(problem, setup, 3, exact=False, store=make_store(tmp_path))
     fates, accepted = np.random.default_rng(5), 0
     for _ in range(100):
         before = federation.state
@@ -70,9 +72,7 @@ def test_c_is_the_weighted_mean_of_the_c_i_after_a_hundred_faulty_rounds(make_st
 @STORES
 def test_a_disk_loss_starts_an_epoch_and_both_ends_agree_again(make_store: MakeStore, tmp_path: Path) -> None:
     problem = four_clients()
-    federation = Federation(
-        problem, settings(drift_correction="device"), 2, FloatCodec(np.float32), make_store(tmp_path)
-    )
+    federation = Federation(problem, settings(drift_correction="device"), 2, exact=False, store=make_store(tmp_path))
     federation.run(20)
     federation.lose(3)
     assert float((control_of_server(federation) - federation.mean_control()).abs().max()) > 0.01

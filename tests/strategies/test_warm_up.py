@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from experiments.quadratics import settings
 from federation import records
-from federation.codec import make_codec
+from federation.channels import make_channels
 from models.layout import Entry, Layout
 from strategies.build import build_warm_up
 from strategies.client_rows import MemoryRows
@@ -88,10 +89,10 @@ def test_a_client_of_the_warm_up_has_lost_no_control_variate() -> None:
 @pytest.mark.parametrize("warm_up", [True, False])
 def test_messages_say_whether_it_is_the_warm_up_and_which_epoch(warm_up: bool) -> None:
     layout = Layout((Entry("prompt.0", 0, (2,)), Entry("head.w", None, (1,))))
-    codec, roster = make_codec("float32"), Roster("run", 0, {0: 10}, {0: 7}, ("no", "yes"), (0,), 1)
+    channels, roster = make_channels(settings(), layout), Roster("run", 0, {0: 10}, {0: 7}, ("no", "yes"), (0,), 1)
     algorithm = build_warm_up()
     state = algorithm.initial(layout.names, torch.zeros(3), after=None if warm_up else warmed_up())
-    (sent,) = PromptStrategy(algorithm, state, roster, layout, codec, warm_up=warm_up).train_messages(4)
-    found = records.decode_ask(sent.content, layout, codec)
+    (sent,) = PromptStrategy(algorithm, state, roster, channels, warm_up=warm_up).train_messages(4)
+    found = records.decode_ask(sent.content, channels)
     assert (found.warm_up, found.epoch) == ((True, 0) if warm_up else (False, 1))
     assert found.accepted == ((0,) if warm_up else (3,))

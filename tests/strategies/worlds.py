@@ -20,7 +20,7 @@ from torch import Tensor
 from client_app.disk_store import DiskStore
 from experiments.quadratics import Federation, Quadratics
 from federation import records
-from federation.codec import make_codec
+from federation.channels import make_channels
 from federation.grids import Exchange
 from federation.messages import TrainReply
 from federation.settings import Settings
@@ -92,11 +92,11 @@ class World:
     """
 
     def __init__(self, history: History, nodes: int, folder: Path | None = None) -> None:
-        setup, codec = history.setup, make_codec(history.setup.server.precision)
+        setup = history.setup
         store = None if folder is None else DiskStore(folder, "run", "quadratics")
         self.nodes, self.examples = nodes, dict(enumerate(history.examples))
         self.sent: dict[int, TrainReply] = {}
-        self.federation = Federation(history.problem(), setup, history.per_round, codec, store)
+        self.federation = Federation(history.problem(), setup, history.per_round, exact=False, store=store)
         if folder is not None:
             self.federation.rows = FileRows(folder / "rows", len(self.examples), LAYOUT.size)  # type: ignore[assignment]
         algorithm = self.federation.algorithm()
@@ -104,7 +104,7 @@ class World:
         roster = Roster("run", history.seed, self.examples, homes, ("no", "yes"), (), history.per_round)
         state = algorithm.initial(LAYOUT.names, torch.linspace(-1, 1, LAYOUT.size))
         shared = setup.local.device_second_moment == "shared"
-        self.strategy = PromptStrategy(algorithm, state, roster, LAYOUT, codec, shared)
+        self.strategy = PromptStrategy(algorithm, state, roster, make_channels(setup, LAYOUT), shared)
 
     @property
     def state(self) -> State:
@@ -193,7 +193,7 @@ class World:
         return reply
 
     def _message(self, node: int, replies: Sequence[TrainReply]) -> Exchange:
-        return _answer(node, records.encode_train_replies(replies, LAYOUT, self.strategy.codec))
+        return _answer(node, records.encode_train_replies(replies, self.strategy.channels))
 
 
 def _answer(node: int, content: RecordDict | Error) -> Exchange:
