@@ -36,6 +36,7 @@ Reply = TypeVar("Reply")
 def roll_call(message: Message, context: Context) -> Message:
     """Who lives here, with how many examples, which labels and which scores."""
     settings = _settings(context)
+    check_size(message.content, most_bytes(settings.federation.message_limit_mb, 1))
     ask = records.decode_roll_call(message.content)
     with _logged("roll call", settings, context, run=ask.run):
         replies = _answers(

@@ -301,8 +301,9 @@ def _config(content: RecordDict, name: str) -> ConfigRecord:
 
 
 def _check_schema(record: ConfigRecord) -> None:
-    if _get(record, "schema", int) != SCHEMA:
-        raise MessageError(f"message schema {record['schema']}, this end speaks {SCHEMA}: run one version on both ends")
+    found: int = _get(record, "schema", int)
+    if found != SCHEMA:
+        raise MessageError(f"message schema {found}, this end speaks {SCHEMA}: run one version on both ends")
 
 
 def _get(record: Mapping[str, Any], key: str, kind: type) -> Any:

@@ -12,7 +12,7 @@ from flwr.app import Array, Context, Message
 from client_app.app import app
 from federation.grids import InProcessGrid
 from federation.settings import parse
-from fedpeptao.errors import RunError
+from fedpeptao.errors import InputError, RunError
 from server_app.checkpoint import Checkpoints
 from server_app.run import run
 from server_app.run_folder import read_history, read_summary
@@ -39,7 +39,7 @@ def more_steps(reply: Message, client: int) -> None:
 
 
 class Bad:
-    """The client app on nodes of one client each; what `bad` of them send in some rounds is spoilt, or they say that they failed."""
+    """The client app on nodes of one client each; what the bad ones of them send in some rounds is spoilt."""
 
     def __init__(self, bad: tuple[int, ...], spoil: Spoil, when: Callable[[int], bool] = lambda made: True) -> None:
         self.bad, self.spoil, self.when = bad, spoil, when
@@ -163,3 +163,10 @@ def test_default_runs_name_nobody(make_flat: MakeFlat) -> None:
     ran = go(make_flat())
     assert (ran.summary["left_out"], ran.summary["refused"]) == ([], {})
     assert all(line["left_out"] == [] and line["dropped"] == {} for line in ran.lines[1:])
+
+
+def test_a_message_limit_below_what_will_travel_stops_the_run(make_flat: MakeFlat) -> None:
+    own = make_flat(message_limit_mb=1, prompt_tokens=440, max_length=32, layers="all", clients_per_round=5)
+    with pytest.raises(InputError, match=r"message-limit-mb = 1: messages of this run have up to [\d,]+ bytes\. Set it to \d"):
+        go(own, nodes=1)
+    assert go(make_flat(message_limit_mb=1, rounds=1)).summary["status"] == "completed"
