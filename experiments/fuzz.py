@@ -18,7 +18,8 @@ import tempfile
 import time
 import tracemalloc
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,9 +68,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=RESULTS / "fuzz.json")
     given = parser.parse_args()
-    logging.disable(logging.WARNING)  # each refusal is one
     started = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, _without_warnings():
         ends = receivers(Path(folder))
         before = resident_mb(peak=True)
         found = fuzz(ends, given.seed, lambda cases: time.monotonic() - started < 60 * given.minutes)
@@ -144,6 +144,16 @@ def _mutated(real: bytes, rng: np.random.Generator) -> tuple[RecordDict | None, 
         return parsed(bytes(data)), len(data), names
     except Exception:  # its own matter: what it refuses no application sees
         return None, 0, []
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Each refusal is one."""
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def _hang(number: int, frame: object) -> None:

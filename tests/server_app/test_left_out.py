@@ -167,6 +167,8 @@ def test_default_runs_name_nobody(make_flat: MakeFlat) -> None:
 
 def test_a_message_limit_below_what_will_travel_stops_the_run(make_flat: MakeFlat) -> None:
     own = make_flat(message_limit_mb=1, prompt_tokens=440, max_length=32, layers="all", clients_per_round=5)
-    with pytest.raises(InputError, match=r"message-limit-mb = 1: messages of this run have up to [\d,]+ bytes\. Set it to \d"):
+    with pytest.raises(
+        InputError, match=r"message-limit-mb = 1: messages of this run have up to [\d,]+ bytes\. Set it to \d"
+    ):
         go(own, nodes=1)
     assert go(make_flat(message_limit_mb=1, rounds=1)).summary["status"] == "completed"
