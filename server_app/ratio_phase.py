@@ -126,11 +126,13 @@ def cache_key(flat: Mapping[str, Scalar], facts: Mapping[str, str], history: Seq
         "format": FORMAT,
         "facts": facts,
         "settings": {key: value for key, value in flat.items() if key not in WITHOUT_INFLUENCE},
-        "lost": [
-            [*(line["failed"] or ()), *(line["missing"] or ()), *(line.get("left_out") or ())] for line in history
-        ],
+        "lost": [_lost(line) for line in history],
     }
     return _digest(about)[:32]
+
+
+def _lost(line: Mapping[str, Any]) -> list[Any]:
+    return [client for key in ("failed", "missing", "left_out") for client in line.get(key) or ()]
 
 
 def _facts(settings: Settings) -> dict[str, str]:

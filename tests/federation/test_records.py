@@ -519,3 +519,11 @@ def test_a_long_value_is_not_repeated_at_length() -> None:
     with pytest.raises(MessageError) as caught:
         records.decode_ask(content, CHANNELS)
     assert len(str(caught.value)) < 300
+
+
+def test_clients_that_change_records_are_noticed() -> None:
+    """Else one would be credited with the other's evaluation."""
+    content = records.encode_train_replies([reply(3), reply(12)], CHANNELS)
+    content["client.3"], content["client.12"] = content["client.12"], content["client.3"]
+    with pytest.raises(MessageError, match=r"'client.3' is of client 12"):
+        records.decode_train_replies(over_the_wire(content), CHANNELS)
