@@ -14,14 +14,15 @@ from typing import TypeVar
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from client_app import host
+from client_app import checks, host
 from client_app.curvature import spectrum_of
 from client_app.disk_store import open_store
 from client_app.state import StateStore
 from federation import records, resources
 from federation.channels import Channels, make_channels
+from federation.limits import check_size, most_bytes
 from federation.logs import LOG, about, event, kept_in
-from federation.messages import Ask, AskHeader, CurvatureReply, EvaluateReply, MessageError, RollCallReply, TrainReply
+from federation.messages import Ask, AskHeader, CurvatureReply, EvaluateReply, RollCallReply, TrainReply
 from federation.run_paths import state_folder
 from federation.settings import Settings, parse
 
@@ -35,6 +36,7 @@ Reply = TypeVar("Reply")
 def roll_call(message: Message, context: Context) -> Message:
     """Who lives here, with how many examples, which labels and which scores."""
     settings = _settings(context)
+    check_size(message.content, most_bytes(settings.federation.message_limit_mb, 1))
     ask = records.decode_roll_call(message.content)
     with _logged("roll call", settings, context, run=ask.run):
         replies = _answers(
@@ -115,12 +117,15 @@ def _clients(settings: Settings, context: Context) -> list[int]:
 
 def _open(message: Message, settings: Settings, context: Context) -> tuple[Ask, Channels, StateStore]:
     """A message's content, checked against what this node expects to receive."""
-    header = records.decode_header(message.content)
-    strangers = sorted(set(header.clients) - set(_clients(settings, context)))
-    if strangers:
-        raise MessageError(f"clients {strangers} do not live on this node")
+    header, kind = records.decode_header(message.content), message.metadata.message_type
+    hosted = _clients(settings, context)
+    checks.check_header(settings, header, kind, hosted)
+    checks.check_labels(settings, header, message.content)
     channels = make_channels(settings, host.travelling_layout(settings, header.layers, header.labels))
+    limit, classes = settings.federation.message_limit_mb, len(header.labels)
+    check_size(message.content, most_bytes(limit, len(hosted), channels.layout, 2, classes))
     ask = records.decode_ask(message.content, channels)
+    checks.check_parts(settings, ask, kind)
     return ask, channels, _store(settings, header, context)
 
 

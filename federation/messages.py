@@ -12,6 +12,9 @@ from torch import Tensor
 SCHEMA = 2
 ROLL_CALL, TRAIN, EVALUATE, CURVATURE = "query.roll_call", "train", "evaluate", "query.curvature"
 
+REFUSED = "refused: "
+"""How the reason begins where what arrived is not acceptable; other reasons are those that a client's machine gives."""
+
 
 class MessageError(ValueError):
     """What arrived is not what was agreed on."""

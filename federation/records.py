@@ -8,7 +8,8 @@ executes anything.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import reprlib
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import Tensor
 from federation.arrays import read_row, read_vector, write_row, write_vector
 from federation.channels import Channel, Channels
 from federation.messages import (
+    REFUSED,
     SCHEMA,
     Ask,
     AskHeader,
@@ -38,6 +40,7 @@ def encode_roll_call(ask: RollCallAsk) -> RecordDict:
 
 def decode_roll_call(content: RecordDict) -> RollCallAsk:
     """The question, at a node."""
+    _only(content, {"ask"})
     record = _config(content, "ask")
     _check_schema(record)
     return RollCallAsk(run=_get(record, "run", str), score=_get(record, "score", bool))
@@ -50,7 +53,9 @@ def encode_roll_call_replies(replies: Sequence[RollCallReply]) -> RecordDict:
 
 def decode_roll_call_replies(content: RecordDict) -> list[RollCallReply]:
     """The answers of one node's clients."""
-    return [_decode_roll_call_reply(content.config_records[name]) for name in _client_records(content)]
+    replies = [_decode_roll_call_reply(content, name) for name in _client_records(content)]
+    _only(content, {f"client.{reply.client}" for reply in replies})
+    return replies
 
 
 def encode_ask(ask: Ask, channels: Channels) -> RecordDict:
@@ -110,6 +115,7 @@ def decode_ask(content: RecordDict, channels: Channels) -> Ask:
         MessageError: other names, shapes or types than agreed on, or numbers that are not finite.
     """
     header = decode_header(content)
+    _only(content, {"round", "clients", "shared", "control", "moments"})
     control = _row(content, "control", channels.control) if "control" in content else None
     moments = _moments(content, "moments", channels)
     return Ask(
@@ -142,7 +148,10 @@ def decode_train_replies(content: RecordDict, channels: Channels, classes: int |
     Raises:
         MessageError: not even the clients' records can be read.
     """
-    return [_decode_train_reply(content, name, channels, classes) for name in _client_records(content)]
+    replies = [_decode_train_reply(content, name, channels, classes) for name in _client_records(content)]
+    parts = ("client", "evaluation", "update", "moments")
+    _only(content, {f"{part}.{reply.client}" for part in parts for reply in replies})
+    return replies
 
 
 def encode_evaluate_replies(replies: Sequence[EvaluateReply]) -> RecordDict:
@@ -156,7 +165,9 @@ def encode_evaluate_replies(replies: Sequence[EvaluateReply]) -> RecordDict:
 
 def decode_evaluate_replies(content: RecordDict, classes: int | None = None) -> list[EvaluateReply]:
     """The answers of one node's clients; classes, faults and errors as for training."""
-    return [_decode_evaluate_reply(content, name, classes) for name in _client_records(content)]
+    replies = [_decode_evaluate_reply(content, name, classes) for name in _client_records(content)]
+    _only(content, {f"{part}.{reply.client}" for part in ("client", "evaluation") for reply in replies})
+    return replies
 
 
 def encode_curvature_replies(replies: Sequence[CurvatureReply]) -> RecordDict:
@@ -166,56 +177,58 @@ def encode_curvature_replies(replies: Sequence[CurvatureReply]) -> RecordDict:
 
 def decode_curvature_replies(content: RecordDict) -> list[CurvatureReply]:
     """The answers of one node's clients; faults and errors as for training."""
-    return [_decode_curvature_reply(content.config_records[name]) for name in _client_records(content)]
+    replies = [_decode_curvature_reply(content, name) for name in _client_records(content)]
+    _only(content, {f"client.{reply.client}" for reply in replies})
+    return replies
 
 
-def _decode_curvature_reply(record: Mapping[str, Any]) -> CurvatureReply:
-    reply: CurvatureReply = _from_record(CurvatureReply, record)
+def _decode_curvature_reply(content: RecordDict, name: str) -> CurvatureReply:
+    reply: CurvatureReply = _reply(CurvatureReply, content, name)
     if reply.fault:
         return reply
     spectrum = (reply.theta, reply.weight, reply.residual)
     same = len({len(values) for values in spectrum}) == 1 and len(reply.gaps_low) == len(reply.gaps_high)
     finite = all(math.isfinite(value) for values in (*spectrum, reply.gaps_low, reply.gaps_high) for value in values)
     if not (reply.theta and same and finite and min(reply.weight) >= 0 and min(reply.residual) >= 0):
-        return CurvatureReply(reply.client, reply.round, fault="refused: its spectrum is not whole, or not finite")
+        return CurvatureReply(reply.client, reply.round, fault=f"{REFUSED}its spectrum is not whole, or not finite")
     if not (0 <= reply.ratio <= 1 and 0 <= reply.lipschitz < math.inf and reply.parameters > 0 and reply.batch > 0):
         why = f"ratio {reply.ratio}, Lipschitz estimate {reply.lipschitz}, {reply.parameters} parameters, {reply.batch} examples"
-        return CurvatureReply(reply.client, reply.round, fault=f"refused: {why}")
+        return CurvatureReply(reply.client, reply.round, fault=f"{REFUSED}{why}")
     if not (0 <= reply.seconds < math.inf and reply.peak_bytes >= 0):
-        return CurvatureReply(reply.client, reply.round, fault=f"refused: {reply.seconds} s, {reply.peak_bytes} bytes")
+        return CurvatureReply(reply.client, reply.round, fault=f"{REFUSED}{reply.seconds} s, {reply.peak_bytes} bytes")
     return reply
 
 
-def _decode_roll_call_reply(record: Mapping[str, Any]) -> RollCallReply:
-    reply: RollCallReply = _from_record(RollCallReply, record)
+def _decode_roll_call_reply(content: RecordDict, name: str) -> RollCallReply:
+    reply: RollCallReply = _reply(RollCallReply, content, name)
     if not 0 <= reply.commonest <= reply.validation_examples:
         raise MessageError(f"commonest = {reply.commonest} of {reply.validation_examples} evaluation examples")
     return reply
 
 
 def _decode_train_reply(content: RecordDict, name: str, channels: Channels, classes: int | None) -> TrainReply:
-    reply = _from_record(TrainReply, content.config_records[name])
+    reply: TrainReply = _reply(TrainReply, content, name)
     if reply.fault:
         return reply
     try:
-        if reply.examples < 1 or reply.steps < 1 or not math.isfinite(reply.train_loss):
+        if reply.examples < 1 or reply.steps < 1 or not 0 <= reply.train_loss < math.inf:
             raise MessageError(f"{reply.examples} examples, {reply.steps} steps and a loss of {reply.train_loss}")
         evaluation = _evaluation(content, name, classes, shared_too=False)
         delta = _row(content, f"update.{reply.client}", channels.update)
         moments = _moments(content, f"moments.{reply.client}", channels)
     except MessageError as error:
-        return TrainReply(reply.client, reply.round, fault=f"refused: {error}")
+        return TrainReply(reply.client, reply.round, fault=f"{REFUSED}{error}")
     return replace(reply, evaluation=evaluation, delta=delta, second_moments=moments)
 
 
 def _decode_evaluate_reply(content: RecordDict, name: str, classes: int | None) -> EvaluateReply:
-    reply = _from_record(EvaluateReply, content.config_records[name])
+    reply: EvaluateReply = _reply(EvaluateReply, content, name)
     if reply.fault:
         return reply
     try:
         return replace(reply, evaluation=_evaluation(content, name, classes, shared_too=True))
     except MessageError as error:
-        return replace(reply, fault=f"refused: {error}")
+        return replace(reply, fault=f"{REFUSED}{error}")
 
 
 def _evaluation_record(evaluation: Evaluation) -> ConfigRecord:
@@ -230,6 +243,8 @@ def _evaluation(content: RecordDict, client_record: str, classes: int | None, sh
     found = _from_record(Evaluation, record)
     if not (0 <= found.correct <= found.examples and 0 <= found.shared_correct <= found.examples):
         raise MessageError(f"{found.correct} and {found.shared_correct} of {found.examples} examples are right")
+    if found.loss_sum < 0 or found.shared_loss_sum < 0:
+        raise MessageError(f"losses of {found.loss_sum} and {found.shared_loss_sum}")
     pairs = (("confusion", True, found.correct), ("shared_confusion", shared_too, found.shared_correct))
     for key, wanted, correct in pairs:
         if wanted and classes is not None:
@@ -265,6 +280,20 @@ def _client_records(content: RecordDict) -> list[str]:
     return [name for name in content.config_records if name.startswith("client.")]
 
 
+def _reply(kind: type, content: RecordDict, name: str) -> Any:
+    """A client's record, which goes by that client's number."""
+    reply = _from_record(kind, content.config_records[name])
+    if name != f"client.{reply.client}":
+        raise MessageError(f"record {name!r} is of client {reply.client}")
+    return reply
+
+
+def _only(content: RecordDict, known: Collection[str]) -> None:
+    """Nothing travels along that nobody asked for."""
+    if strange := sorted(set(content) - set(known)):
+        raise MessageError(f"there are records that nobody asked for: {', '.join(strange[:4])}")
+
+
 def _config(content: RecordDict, name: str) -> ConfigRecord:
     if name not in content.config_records:
         raise MessageError(f"there is no record {name!r}")
@@ -272,23 +301,22 @@ def _config(content: RecordDict, name: str) -> ConfigRecord:
 
 
 def _check_schema(record: ConfigRecord) -> None:
-    if _get(record, "schema", int) != SCHEMA:
-        raise MessageError(
-            f"message schema {record['schema']!r}, this end speaks {SCHEMA}: run one version on both ends"
-        )
+    found: int = _get(record, "schema", int)
+    if found != SCHEMA:
+        raise MessageError(f"message schema {found}, this end speaks {SCHEMA}: run one version on both ends")
 
 
 def _get(record: Mapping[str, Any], key: str, kind: type) -> Any:
     value = record.get(key)
     if type(value) is not kind:
-        raise MessageError(f"{key} = {value!r} is not of type {kind.__name__}")
+        raise MessageError(f"{key} = {reprlib.repr(value)} is not of type {kind.__name__}")
     return value
 
 
 def _get_list(record: Mapping[str, Any], key: str, kind: type) -> list[Any]:
     values = record.get(key)
     if not isinstance(values, list) or any(type(v) is not kind for v in values):
-        raise MessageError(f"{key} = {values!r} is not a list of {kind.__name__}")
+        raise MessageError(f"{key} = {reprlib.repr(values)} is not a list of {kind.__name__}")
     return values
 
 

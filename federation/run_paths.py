@@ -7,10 +7,12 @@ from pathlib import Path
 
 import platformdirs
 
+from federation.messages import MessageError
 from federation.settings import Scalar, Settings
 
 CLIENTS = "clients"
 """The folder of client states in a run's folder."""
+_LONGEST_NAME = 255  # bytes, of a file system's names
 
 
 def runs_folder(settings: Settings) -> Path:
@@ -22,9 +24,9 @@ def state_folder(settings: Settings, run: str, node_config: Mapping[str, Scalar]
     """The folder of this node's clients' states in one run; the node's own `state-dir` goes before the run's setting.
 
     Raises:
-        ValueError: a run name that is no plain folder name: it comes from outside.
+        MessageError: a run name that is no plain folder name: it comes from outside.
     """
-    if not run or "/" in run or run in (".", ".."):
-        raise ValueError(f"{run!r} is not a run's name")
+    if not run or "/" in run or "\0" in run or run in (".", "..") or len(run.encode()) > _LONGEST_NAME:
+        raise MessageError(f"{run[:50]!r} is not a run's name")
     own = node_config.get("state-dir")
     return (Path(str(own)) if own else runs_folder(settings)) / run / CLIENTS

@@ -161,6 +161,9 @@ class FederationSettings:
     over_sampling: int = _whole(0)
     quorum: int = _whole(1)
     quorum_wait_s: float = _at_least(0)
+    norm_limit: float = _setting("0 or a number above 1", lambda v: v == 0 or v > 1)
+    strikes: int = _whole(0)
+    message_limit_mb: int = _whole(0)
     rounds: int = _whole(0)
     seed: int = _whole(0)
 

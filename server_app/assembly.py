@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from flwr.app import RecordDict
 from torch import Tensor
 
 from federation import resources
 from federation.channels import Channel, Channels, make_channels
+from federation.limits import size_of
 from federation.settings import Settings
+from fedpeptao.errors import InputError
 from models.layout import Entry
 from models.prompted import PromptedModel
 from server_app.console import traffic_table
@@ -78,16 +82,24 @@ class Assembly:
             per_round=settings.federation.clients_per_round,
             beyond=settings.federation.over_sampling,
             quorum=settings.federation.quorum,
+            steps={client: reply.steps for client, reply in self.found.replies.items()},
+            evaluated={client: reply.validation_examples for client, reply in self.found.replies.items()},
+            norm_limit=settings.federation.norm_limit,
+            strikes=settings.federation.strikes,
+            message_mb=settings.federation.message_limit_mb,
             metric=resources.metric(settings),
         )
-        return PromptStrategy(
+        strategy = PromptStrategy(
             algorithm,
             algorithm.initial(layout.names, x, None if warm is None else warm.state),
             roster,
             channels,
             share_second_moments=settings.local.device_second_moment == "shared" and not warm_up,
             warm_up=warm_up,
+            standing=None if warm is None else warm.standing.anew(),
         )
+        check_limit(settings, strategy)
+        return strategy
 
     def _model(self, layers: tuple[int, ...]) -> PromptedModel:
         return resources.prompted(self.settings, layers, self.labels)
@@ -95,6 +107,24 @@ class Assembly:
     def _channels(self, layers: tuple[int, ...]) -> Channels:
         layout = self._model(layers).layout
         return make_channels(self.settings, layout.select(travelling_names(layout, layers)))
+
+
+def check_limit(settings: Settings, strategy: PromptStrategy) -> None:
+    """A message limit has room for what will travel, of all clients that a node may be asked for at once.
+
+    Raises:
+        InputError: it has not.
+    """
+    limit, roster = settings.federation.message_limit_mb, strategy.roster
+    if not limit:
+        return
+    ask = strategy.train_messages(strategy.state.round + 1)[0].content
+    shared = size_of(RecordDict({"shared": ask["shared"]}))
+    together = min(roster.per_round + roster.beyond, max(Counter(roster.nodes.values()).values()))
+    needed = max(size_of(ask), together * shared) + together * 2**10
+    if needed > limit * 2**20:
+        mend = f"Set it to {-(-needed // 2**20)} or more, or to 0"
+        raise InputError("message-limit-mb", limit, f"messages of this run have up to {needed:,} bytes", mend)
 
 
 def strategy_model(settings: Settings, strategy: PromptStrategy) -> PromptedModel:

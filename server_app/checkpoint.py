@@ -30,14 +30,16 @@ from server_app.console import warn
 from server_app.run_folder import METRICS, RESUME, plain
 from strategies.drift import DriftState
 from strategies.fedpeptao import State
+from strategies.standing import Standing
 
-FORM = 1
+FORM = 2
 """Of the files that this version writes and reads."""
 FOLDER = "checkpoints"
 MAY_CHANGE = frozenset(
     (
         *("rounds", "final-local-epochs", "test-every", "evaluate-every", "round-timeout-s", "checkpoints"),
         *("quorum", "quorum-wait-s", "over-sampling", "state-disk-mb"),
+        *("norm-limit", "strikes", "message-limit-mb"),
         *("resume", "runs-dir", "run-name"),
     )
 )
@@ -73,6 +75,7 @@ class Progress:
         known: what the summary says already: labels, layer scores, the estimate of the ratio.
         sent: x that the last closed round sent out, for an estimate at it; in the warm-up alone. None: state.x.
         evaluation: client -> counts, of the evaluation over all clients after this round; empty if there was none.
+        standing: of the clients.
     """
 
     state: State
@@ -81,6 +84,7 @@ class Progress:
     known: Mapping[str, Any]
     sent: Tensor | None = None
     evaluation: Mapping[int, Evaluation] = field(default_factory=dict)
+    standing: Standing = field(default_factory=Standing)
 
 
 class Checkpoints:
@@ -213,6 +217,7 @@ def _pack(identity: Identity, progress: Progress, history: Mapping[str, Any]) ->
         "layers": list(progress.layers),
         "known": plain(progress.known),
         "evaluation": {client: asdict(counts) for client, counts in sorted(progress.evaluation.items())},
+        "standing": asdict(progress.standing),
         "history": dict(history),
     }
     return seal(tensors, {key: json.dumps(value) for key, value in facts.items()})
@@ -248,7 +253,12 @@ def _unpack(facts: Mapping[str, str], tensors: Mapping[str, Tensor]) -> tuple[Id
         accepted=dict(tensors["accepted"].tolist()),
     )
     evaluation = {int(client): _evaluation(counts) for client, counts in told["evaluation"].items()}
-    progress = Progress(state, told["warm_up"], tuple(told["layers"]), told["known"], tensors.get("sent"), evaluation)
+    strikes, refused = (
+        {int(client): n for client, n in told["standing"][key].items()} for key in ("strikes", "refused")
+    )
+    standing = Standing(tuple(told["standing"]["norms"]), strikes, refused)
+    layers, sent = tuple(told["layers"]), tensors.get("sent")
+    progress = Progress(state, told["warm_up"], layers, told["known"], sent, evaluation, standing)
     return Identity(settings, told["model"], told["data"], clients), progress
 
 

@@ -171,6 +171,8 @@ def summary_table(summary: Mapping[str, Any]) -> str:
     rows.append(("traffic down", bytes_text(traffic.get("down")), "training"))
     rows.append(("traffic up", bytes_text(traffic.get("up")), "training"))
     rows.append(("traffic of evaluation", bytes_text(traffic.get("evaluation")), "both ways"))
+    if left_out := summary.get("left_out"):
+        rows.append(("left out", ", ".join(map(str, left_out)), "clients whose replies were refused"))
     parameters = summary.get("parameters_per_message")
     rows.append(("numbers per message", "-" if parameters is None else f"{parameters:,}", ""))
     rows += [(name.replace("_", " "), str(path), "") for name, path in (summary.get("paths") or {}).items()]

@@ -109,7 +109,7 @@ class Course:
         settings, before = self.settings, self.before
         if before is not None and not before.warm_up:
             strategy = assembly.strategy(before.layers)
-            strategy.go_on(before.state)
+            strategy.go_on(before.state, standing=before.standing)
             say(layers_table(self.known["layer_scores"], before.layers))
             return strategy
         count_ = resources.backbone(settings).num_layers
@@ -119,7 +119,7 @@ class Course:
             if before is None:
                 self._save(warm, None)
             else:
-                warm.go_on(before.state, before.sent)
+                warm.go_on(before.state, before.sent, before.standing)
             rounds.run(warm, settings.selection.warmup_rounds)
             self.known["ratio"] = ratio_phase.estimate(self.grid, settings, warm, self.folder)
             ratio = float(self.known["ratio"]["ratio"])
@@ -137,7 +137,8 @@ class Course:
         told = {key: value for key, value in self.known.items() if key != "clients"}  # they stand in the summary
         sent = strategy.sent if strategy.warm_up else None
         evaluations = {} if evaluation is None else evaluation.evaluations
-        progress = Progress(strategy.state, strategy.warm_up, strategy.roster.layers, told, sent, evaluations)
+        layers = strategy.roster.layers
+        progress = Progress(strategy.state, strategy.warm_up, layers, told, sent, evaluations, strategy.standing)
         self.checkpoints.save(self.identity, progress)
 
 

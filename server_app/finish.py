@@ -40,6 +40,8 @@ def finish(path: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
             "up": _total(lines, "up_bytes"),
             "evaluation": _total(lines, "evaluation_bytes"),
         },
+        "refused": next((line["refused"] for line in reversed(lines) if line.get("refused")), {}),
+        "left_out": next((line["left_out"] for line in reversed(lines) if line.get("left_out") is not None), []),
         "paths": {"run_folder": path},
     }
     write_json(path / SUMMARY, whole)

@@ -37,6 +37,7 @@ WITHOUT_INFLUENCE = (
     *("server-optimizer", "server-momentum", "server-second-momentum", "server-adaptivity", "server-learning-rate"),
     *("round-timeout-s", "test-every", "evaluate-every", "evaluation-batch-size", "runs-dir", "run-name"),
     *("final-local-epochs", "checkpoints", "resume", "quorum", "quorum-wait-s", "state-disk-mb"),
+    *("norm-limit", "strikes", "message-limit-mb"),
 )
 """Settings that change neither the warm-up's prompts nor the estimate; every other one is part of the cache's key."""
 
@@ -125,9 +126,13 @@ def cache_key(flat: Mapping[str, Scalar], facts: Mapping[str, str], history: Seq
         "format": FORMAT,
         "facts": facts,
         "settings": {key: value for key, value in flat.items() if key not in WITHOUT_INFLUENCE},
-        "lost": [[*(line["failed"] or ()), *(line["missing"] or ())] for line in history],
+        "lost": [_lost(line) for line in history],
     }
     return _digest(about)[:32]
+
+
+def _lost(line: Mapping[str, Any]) -> list[Any]:
+    return [client for key in ("failed", "missing", "left_out") for client in line.get(key) or ()]
 
 
 def _facts(settings: Settings) -> dict[str, str]:

@@ -6,6 +6,7 @@ client stops the run.
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from flwr.serverapp import Grid
 
 from federation import records, resources
 from federation.grids import Exchange, exchanges
+from federation.limits import check_size, most_bytes
 from federation.messages import ROLL_CALL, MessageError, RollCallAsk, RollCallReply
 from federation.randomness import generator
 from federation.settings import Settings, layer_list
@@ -62,7 +64,7 @@ def call(grid: Grid, settings: Settings, run: str, score: bool) -> RollCall:
     found = RollCall({}, {})
     answers = exchanges(grid, messages, settings.run.round_timeout_s)
     for exchange in with_progress(answers, len(messages)):
-        for reply in _read(exchange):
+        for reply in _read(exchange, settings):
             if reply.client in found.replies:
                 raise RunError(f"client {reply.client} lives on two nodes: give each node its own partition-id")
             found.replies[reply.client] = reply
@@ -143,15 +145,42 @@ def _nodes(grid: Grid, timeout_s: float) -> list[int]:
     return nodes
 
 
-def _read(exchange: Exchange) -> list[RollCallReply]:
+def _read(exchange: Exchange, settings: Settings) -> list[RollCallReply]:
     reply = exchange.reply
     if reply.has_error():
         reason = (reply.error.reason or "no reason given").strip().splitlines()[-1]
         raise RunError(f"node {exchange.node} failed in the roll call (code {reply.error.code}): {reason}")
+    clients, limit = settings.federation.clients, settings.federation.message_limit_mb
     try:
-        return records.decode_roll_call_replies(reply.content)
+        check_size(reply.content, most_bytes(limit, clients))
+        replies = records.decode_roll_call_replies(reply.content)
+        for one in replies:
+            _check_numbers(one, settings)
+        return replies
     except MessageError as error:
         raise RunError(f"node {exchange.node} answered the roll call with what cannot be read: {error}") from error
+
+
+def _check_numbers(reply: RollCallReply, settings: Settings) -> None:
+    """What a client says of itself is possible: parts of the server's own data set, K_i by the settings.
+
+    Raises:
+        MessageError: it is not.
+    """
+    if not 0 <= reply.client < settings.federation.clients:
+        raise MessageError(f"there is no client {reply.client}")
+    if reply.fault:
+        return
+    data = resources.splits(settings)
+    if not (1 <= reply.examples <= len(data.train) and 0 <= reply.validation_examples <= len(data.validation)):
+        has = f"{reply.examples} training and {reply.validation_examples} evaluation examples"
+        raise MessageError(
+            f"client {reply.client} has {has}, the data set {len(data.train)} and {len(data.validation)}"
+        )
+    if reply.steps != (agreed := settings.local.steps(reply.examples)):
+        raise MessageError(f"client {reply.client} takes {reply.steps} steps a round, by the settings {agreed}")
+    if not all(map(math.isfinite, reply.scores)):
+        raise MessageError(f"client {reply.client} has layer scores that are not finite")
 
 
 def _check(found: RollCall, settings: Settings) -> None:

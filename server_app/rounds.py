@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import closing
 from itertools import count
 from typing import Any
@@ -61,7 +61,7 @@ class Rounds:
         """The rounds from the one after the strategy's state to `last`.
 
         Raises:
-            RunError: a round in which every client failed.
+            RunError: a round without its quorum.
         """
         say(round_header(self._metric))
         if strategy.state.round == 0:
@@ -119,6 +119,9 @@ class Rounds:
             "accepted": len(outcome.accepted),
             "failed": {str(client): why for client, why in outcome.failed.items()},
             "missing": outcome.missing,
+            "dropped": _by_client(outcome.dropped),
+            "refused": _by_client(strategy.standing.refused),
+            "left_out": list(strategy.left_out),
             "late": self._grid.late,
             "attempts": attempts,
             "void": outcome.void,
@@ -141,11 +144,14 @@ class Rounds:
         """Asks, and while too few answer asks others, until `quorum-wait-s` are over; what came of it, and how often it asked."""
         give_up = time.monotonic() + self._settings.federation.quorum_wait_s
         for attempt in count():
+            self._check_enough_left(strategy, server_round)
             messages = strategy.train_messages(server_round, attempt)
             event("round begins", clients=strategy.sampled(server_round, attempt), attempt=attempt)
             with closing(exchanges(self._grid, messages, self._settings.run.round_timeout_s)) as replies:
+                before = strategy.left_out
                 outcome = strategy.close_round(server_round, with_progress(replies, len(messages)), attempt)
             _log(outcome, strategy)
+            _say_left_out(outcome, set(strategy.left_out) - set(before))
             left = give_up - time.monotonic()
             if not outcome.void or left <= 0:
                 return outcome, attempt + 1
@@ -155,6 +161,17 @@ class Rounds:
             )
             time.sleep(min(left, LONGEST_PAUSE_S, 2.0**attempt / 4))
         raise AssertionError("unreachable")
+
+    def _check_enough_left(self, strategy: PromptStrategy, server_round: int) -> None:
+        """With fewer clients than `clients-per-round` a run goes on; with fewer than its quorum it cannot."""
+        if len(strategy.clients) < self._settings.federation.quorum:
+            who = ", ".join(map(str, strategy.left_out[:10]))
+            raise RunError(
+                f"round {server_round}: {len(strategy.clients)} clients are left for a quorum of "
+                f"{self._settings.federation.quorum}; left out for refused replies (strikes): {who}. "
+                f"The run is kept as after round {server_round - 1}; with strikes = 0 all are asked again: "
+                f"fedpeptao run --resume {self._folder.path}"
+            )
 
     def _without_quorum(self, outcome: Outcome, server_round: int) -> str:
         """Why the run stops, and how it goes on."""
@@ -187,6 +204,7 @@ class Rounds:
         line |= figures("all_shared", pooled_shared(outcome.evaluations.values()), self._metric)
         line["evaluation_failed"] = {str(client): why for client, why in outcome.failed.items()}
         line["evaluation_missing"] = outcome.missing
+        line["refused"] = _by_client(strategy.standing.refused)
         return outcome
 
     def _write(self, line: Line) -> None:
@@ -216,6 +234,9 @@ FIGURES = (
     "accepted",
     "failed",
     "missing",
+    "dropped",
+    "refused",
+    "left_out",
     "late",
     "attempts",
     "void",
@@ -271,17 +292,30 @@ def _traffic(down: Counter[str], up: Counter[str]) -> Line:
     }
 
 
+def _by_client(counts: Mapping[int, int]) -> dict[str, int]:
+    return {str(client): count for client, count in sorted(counts.items())}
+
+
 def _log(outcome: Outcome, strategy: PromptStrategy) -> None:
     """What became of each client that was asked, and of the round."""
     nodes = strategy.roster.nodes
     for client in outcome.accepted:
         event("reply accepted", client=client, node=nodes[client])
     for client, why in outcome.failed.items():
-        event("reply failed", logging.WARNING, client=client, node=nodes[client], why=why)
+        what = "reply refused" if client in outcome.refused else "reply failed"
+        event(what, logging.WARNING, client=client, node=nodes[client], why=why)
     for client in outcome.missing:
         event("reply missing", logging.WARNING, client=client, node=nodes[client])
+    for client, replies in outcome.dropped.items():
+        event("replies dropped", logging.WARNING, client=client, replies=replies)
     level = logging.WARNING if outcome.void else logging.INFO
     event("round void" if outcome.void else "round closed", level, accepted=len(outcome.accepted))
+
+
+def _say_left_out(outcome: Outcome, clients: Collection[int]) -> None:
+    for client in sorted(clients):
+        event("client left out", logging.WARNING, client=client)
+        warn(f"client {client} is left out from now on (strikes). Its last reply was {outcome.failed[client]}")
 
 
 def _why(outcome: Outcome) -> str:

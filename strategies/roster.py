@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from federation.messages import Evaluation
+from federation.messages import REFUSED, Evaluation
 from federation.metrics import ACCURACY
 
 
@@ -23,6 +24,11 @@ class Roster:
         per_round: replies that close a round.
         beyond: clients asked beyond those.
         quorum: replies without which a round is void.
+        steps: client -> K_i.
+        evaluated: client -> examples of its evaluation shard.
+        norm_limit: how many times the median norm of updates one may have; 0: any.
+        strikes: refused updates in a row after which a client is asked no more; 0: never.
+        message_mb: the setting `message-limit-mb`.
         metric: the run's figure; any but accuracy needs the clients' confusion matrices.
     """
 
@@ -35,6 +41,11 @@ class Roster:
     per_round: int
     beyond: int = 0
     quorum: int = 1
+    steps: Mapping[int, int] = field(default_factory=dict)
+    evaluated: Mapping[int, int] = field(default_factory=dict)
+    norm_limit: float = 0.0
+    strikes: int = 0
+    message_mb: int = 0
     metric: str = ACCURACY
 
     @property
@@ -55,7 +66,8 @@ class Outcome:
     Attributes:
         asked: in the order of sampling, which is the order of folding.
         accepted: whose reply was used.
-        failed: client -> why its reply was not.
+        failed: client -> why its reply was not: its machine failed, or the reply was refused.
+        dropped: client -> replies in its name that came twice, unasked, or from a node on which it does not live.
         missing: without a reply by the deadline, or by the reply that closed the round.
         void: too few replies for the quorum; nothing was made of them.
         train_loss: n_i-weighted mean of the clients' mean training losses; None without a reply.
@@ -66,8 +78,14 @@ class Outcome:
     asked: list[int]
     accepted: list[int] = field(default_factory=list)
     failed: dict[int, str] = field(default_factory=dict)
+    dropped: Counter[int] = field(default_factory=Counter)
     missing: list[int] = field(default_factory=list)
     void: bool = False
     train_loss: float | None = None
     evaluations: dict[int, Evaluation] = field(default_factory=dict)
     update_norm: float = 0.0
+
+    @property
+    def refused(self) -> list[int]:
+        """Whose reply came, and was not acceptable."""
+        return [client for client, why in self.failed.items() if why.startswith(REFUSED)]

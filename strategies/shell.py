@@ -19,9 +19,11 @@ from torch import Tensor
 from federation import records
 from federation.channels import Channels
 from federation.grids import Exchange
+from federation.limits import check_size, most_bytes
 from federation.messages import (
     CURVATURE,
     EVALUATE,
+    REFUSED,
     TRAIN,
     Ask,
     CurvatureReply,
@@ -30,10 +32,13 @@ from federation.messages import (
     TrainReply,
 )
 from federation.randomness import generator
+from strategies.agreement import counts_objection, objection, update_norm
 from strategies.fedpeptao import Algorithm, State, Update
 from strategies.roster import Outcome, Roster
 from strategies.selection import sample_clients
+from strategies.standing import Standing
 
+_LONGEST_REASON = 1000  # characters
 Reply = TrainReply | EvaluateReply | CurvatureReply
 
 
@@ -47,6 +52,7 @@ class PromptStrategy(Strategy):
         channels: for x, c and updates, over the parameters that travel.
         share_second_moments: whether vbar goes down.
         warm_up: whether these are the rounds before the layers are selected.
+        standing: what is held of the clients' conduct.
     """
 
     def __init__(
@@ -57,14 +63,16 @@ class PromptStrategy(Strategy):
         channels: Channels,
         share_second_moments: bool = False,
         warm_up: bool = False,
+        standing: Standing | None = None,
     ) -> None:
         self.algorithm, self.state, self.roster, self.channels = algorithm, state, roster, channels
         self.layout = channels.layout
         self.warm_up, self._share_second_moments = warm_up, share_second_moments
         self.sent = state.x  # by the last round that was closed
+        self.standing = standing or Standing()
 
-    def go_on(self, state: State, sent: Tensor | None = None) -> None:
-        """From a state of an earlier process.
+    def go_on(self, state: State, sent: Tensor | None = None, standing: Standing | None = None) -> None:
+        """From a state of an earlier process, and what it held of its clients.
 
         Raises:
             ValueError: it is of other parameters.
@@ -72,19 +80,30 @@ class PromptStrategy(Strategy):
         if state.names != self.layout.names:
             raise ValueError(f"a state of {len(state.names)} parameters is none of {len(self.layout.names)}")
         self.state, self.sent = state, state.x if sent is None else sent
+        self.standing = standing or Standing()
+
+    @property
+    def left_out(self) -> tuple[int, ...]:
+        """Clients that are asked no more, for the refused replies that they sent."""
+        return self.standing.left_out(self.roster.strikes)
+
+    @property
+    def clients(self) -> list[int]:
+        """All others, ascending."""
+        return sorted(set(self.roster.clients) - set(self.left_out))
 
     def sampled(self, server_round: int, attempt: int = 0) -> list[int]:
         """D_t, in the order in which replies are folded; attempt: how often the round was void before."""
         rng = generator(self.roster.seed, "sample", server_round, *([attempt] if attempt else []))
-        return sample_clients(self.roster.clients, self.roster.per_round + self.roster.beyond, rng)
+        return sample_clients(self.clients, self.roster.per_round + self.roster.beyond, rng)
 
     def train_messages(self, server_round: int, attempt: int = 0) -> list[Message]:
         """One message for each node that hosts a sampled client."""
         return self._messages(TRAIN, server_round, self.sampled(server_round, attempt))
 
     def evaluate_messages(self) -> list[Message]:
-        """An evaluation of all clients after the last round that ended."""
-        return self._messages(EVALUATE, self.state.round, self.roster.clients)
+        """An evaluation of all clients that are not left out, after the last round that ended."""
+        return self._messages(EVALUATE, self.state.round, self.clients)
 
     def close_round(self, server_round: int, exchanges: Iterable[Exchange], attempt: int = 0) -> Outcome:
         """Folds replies in the order of sampling as they arrive, then steps. `self.state` is the new state.
@@ -93,7 +112,7 @@ class PromptStrategy(Strategy):
         asked again.
         """
         outcome = Outcome(asked=self.sampled(server_round, attempt))
-        total, losses = self.algorithm.begin(self.state), 0.0
+        total, losses, norms = self.algorithm.begin(self.state), 0.0, []
         for reply in self._in_order(exchanges, server_round, outcome, self._read_train, self.roster.per_round):
             assert reply.delta is not None
             update = Update(
@@ -101,9 +120,11 @@ class PromptStrategy(Strategy):
             )
             self.algorithm.fold(self.state, total, update)
             losses += reply.examples * reply.train_loss
+            norms += [update_norm(reply)] if self.roster.norm_limit else []
             outcome.evaluations[reply.client] = reply.evaluation
         outcome.train_loss = losses / total.examples if total.examples else None
         outcome.void = len(outcome.accepted) < self.roster.quorum
+        self.standing = self.standing.after(outcome.accepted, outcome.refused, [] if outcome.void else norms)
         if outcome.void:
             return outcome
         new = self.algorithm.step(self.state, total)
@@ -113,9 +134,10 @@ class PromptStrategy(Strategy):
 
     def close_evaluation(self, exchanges: Iterable[Exchange]) -> Outcome:
         """Collects all clients' counts."""
-        outcome = Outcome(asked=self.roster.clients)
+        outcome = Outcome(asked=self.clients)
         for reply in self._in_order(exchanges, self.state.round, outcome, self._read_evaluation):
             outcome.evaluations[reply.client] = reply.evaluation
+        self.standing = self.standing.counting(outcome.refused)
         return outcome
 
     def curvature_messages(self) -> list[Message]:
@@ -232,18 +254,22 @@ class PromptStrategy(Strategy):
         return [self._as_agreed(reply) for reply in replies]
 
     def _as_agreed(self, reply: TrainReply) -> TrainReply:
-        """n_i is frozen at the roll call: with another one, C would no longer be the sum of n_i c_i."""
-        agreed = self.roster.examples.get(reply.client, reply.examples)
-        if reply.fault or reply.examples == agreed:
+        if reply.fault:
             return reply
-        why = f"refused: it has {reply.examples} examples, {agreed} in the roll call"
-        return TrainReply(reply.client, reply.round, fault=why)
+        shares = self._share_second_moments
+        why = objection(reply, self.roster, shares, self.standing.most(self.roster.norm_limit))
+        return TrainReply(reply.client, reply.round, fault=REFUSED + why) if why else reply
 
     def _read_curvature(self, exchange: Exchange) -> Sequence[Reply]:
         return records.decode_curvature_replies(exchange.reply.content)
 
     def _read_evaluation(self, exchange: Exchange) -> Sequence[Reply]:
-        return records.decode_evaluate_replies(exchange.reply.content, self.roster.confusion_classes)
+        replies = records.decode_evaluate_replies(exchange.reply.content, self.roster.confusion_classes)
+        return [self._counts_as_agreed(reply) for reply in replies]
+
+    def _counts_as_agreed(self, reply: EvaluateReply) -> EvaluateReply:
+        why = "" if reply.fault else counts_objection(reply.client, reply.evaluation, self.roster)
+        return EvaluateReply(reply.client, reply.round, fault=REFUSED + why) if why else reply
 
     def _in_order(
         self,
@@ -264,10 +290,12 @@ class PromptStrategy(Strategy):
         for exchange in exchanges:
             for reply in self._answers(exchange, outcome, read, answered):
                 if reply.client in answered or not self._expected(reply.client, exchange.node, outcome):
+                    outcome.dropped[reply.client] += 1
                     log(WARNING, "a reply for client %d from node %d is dropped", reply.client, exchange.node)
                     continue
                 answered.add(reply.client)
-                why = reply.fault or ("" if reply.round == server_round else f"refused: it answers round {reply.round}")
+                other = "" if reply.round == server_round else f"{REFUSED}it answers round {reply.round}"
+                why = other or reply.fault
                 if why:
                     outcome.failed[reply.client] = _first_line(why)
                 else:
@@ -295,16 +323,21 @@ class PromptStrategy(Strategy):
     ) -> Sequence[Reply]:
         """The replies in a message; one that is an error, or cannot be read, fails all its clients that are still waited for."""
         reply = exchange.reply
+        asked = {client for client in outcome.asked if self.roster.nodes[client] == exchange.node}
         try:
             if not reply.has_error():
+                check_size(reply.content, self._most_bytes(len(asked)))
                 return read(exchange)
             why = f"node error {reply.error.code}: {_first_line(reply.error.reason)}"
         except MessageError as error:
-            why = f"refused: {error}"
-        here = {client for client in outcome.asked if self.roster.nodes[client] == exchange.node} - answered
+            why = _first_line(f"{REFUSED}{error}")
+        here = asked - answered
         answered |= here
         outcome.failed.update(dict.fromkeys(sorted(here), why))
         return []
+
+    def _most_bytes(self, clients: int) -> int:
+        return most_bytes(self.roster.message_mb, clients, self.layout, clients, len(self.roster.labels))
 
     def _expected(self, client: int, node: int, outcome: Outcome) -> bool:
         return client in outcome.asked and self.roster.nodes[client] == node
@@ -312,4 +345,4 @@ class PromptStrategy(Strategy):
 
 def _first_line(reason: str | None) -> str:
     lines = (reason or "").strip().splitlines()
-    return lines[0] if lines else "no reason given"
+    return lines[0][:_LONGEST_REASON] if lines else "no reason given"

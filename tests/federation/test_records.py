@@ -372,6 +372,9 @@ def test_an_answer_to_the_roll_call_with_a_wrong_value_is_refused(key: str, valu
         {"steps": -1},
         {"train_loss": float("nan")},
         {"train_loss": float("inf")},
+        {"train_loss": -0.1},
+        {"evaluation": Evaluation(5, 3, -1.0)},
+        {"evaluation": Evaluation(5, 3, 1.0, 2, float("-inf"))},
         {"evaluation": Evaluation(-1, 0, 0.0)},
         {"evaluation": Evaluation(5, -1, 1.0)},
         {"evaluation": Evaluation(5, 6, 1.0)},
@@ -487,3 +490,40 @@ def test_a_client_record_that_cannot_be_read_refuses_the_message(key: str, value
 def test_an_answer_without_clients_holds_none() -> None:
     assert records.decode_train_replies(RecordDict(), CHANNELS) == []
     assert records.decode_evaluate_replies(RecordDict()) == []
+
+
+@pytest.mark.parametrize("record", ["client.7", "client.03", "update.12", "evaluation.7", "x"])
+def test_what_nobody_asked_for_refuses_the_message(record: str) -> None:
+    """A record of another client's number, a second one of the same client, one that belongs to nobody."""
+    own = records.encode_train_replies([reply(3)], CHANNELS)
+    source = record.split(".")[0] + ".3" if "." in record else "client.3"
+    own[record] = own[source]
+    with pytest.raises(MessageError, match=r"is of client 3|nobody asked for"):
+        records.decode_train_replies(over_the_wire(own), CHANNELS)
+
+
+def test_nothing_travels_along_with_a_question() -> None:
+    content = records.encode_ask(ask(), CHANNELS)
+    content["more"] = content["shared"]
+    with pytest.raises(MessageError, match="records that nobody asked for: more"):
+        records.decode_ask(over_the_wire(content), CHANNELS)
+    rolled = records.encode_roll_call(RollCallAsk("run-1", True))
+    rolled["more"] = ConfigRecord()
+    with pytest.raises(MessageError, match="nobody asked for"):
+        records.decode_roll_call(rolled)
+
+
+def test_a_long_value_is_not_repeated_at_length() -> None:
+    content = records.encode_ask(ask(), CHANNELS)
+    content["clients"]["ids"] = ["a" * 1000] * 1000
+    with pytest.raises(MessageError) as caught:
+        records.decode_ask(content, CHANNELS)
+    assert len(str(caught.value)) < 300
+
+
+def test_clients_that_change_records_are_noticed() -> None:
+    """Else one would be credited with the other's evaluation."""
+    content = records.encode_train_replies([reply(3), reply(12)], CHANNELS)
+    content["client.3"], content["client.12"] = content["client.12"], content["client.3"]
+    with pytest.raises(MessageError, match=r"'client.3' is of client 12"):
+        records.decode_train_replies(over_the_wire(content), CHANNELS)

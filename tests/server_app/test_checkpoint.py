@@ -20,6 +20,7 @@ from server_app.checkpoint import FOLDER, FORM, MAY_CHANGE, Checkpoints, Identit
 from server_app.run_folder import RunFolder
 from strategies.drift import DriftState
 from strategies.fedpeptao import State
+from strategies.standing import Standing
 from tests.small_runs import Flat, Ran, go
 
 MakeFlat = Callable[..., Flat]
@@ -35,7 +36,8 @@ def state(made_in: int) -> State:
 def progress(made_in: int = 2) -> Progress:
     counts = {0: Evaluation(3, 2, 1.1, 1, float("inf")), 7: Evaluation(4, 4, 0.1, 4, 0.3)}
     known = {"labels": ["no", "yes"], "layer_scores": [0.1, 1 / 3], "ratio": None}
-    return Progress(state(made_in), True, (0, 2), known, torch.ones(5, dtype=torch.float64) / 9, counts)
+    standing = Standing((1 / 3, 2.5e-9), {7: 2}, {0: 1, 7: 4})
+    return Progress(state(made_in), True, (0, 2), known, torch.ones(5, dtype=torch.float64) / 9, counts, standing)
 
 
 @pytest.fixture
@@ -56,6 +58,7 @@ def test_it_comes_back_to_the_last_bit(folder: Path) -> None:
     assert torch.equal(found.sent, wanted.sent)
     assert (found.warm_up, found.layers, found.known) == (wanted.warm_up, wanted.layers, wanted.known)
     assert found.evaluation == wanted.evaluation
+    assert found.standing == wanted.standing
     one, other = found.state, wanted.state
     assert (one.round, one.updates, one.names, one.accepted) == (2, 1, ("a", "b"), {0: 1, 7: 2})
     for name in ("x", "vbar"):

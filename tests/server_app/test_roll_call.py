@@ -19,7 +19,7 @@ from strategies.build import Cohort
 from tests.small_runs import Flat
 
 MakeFlat = Callable[..., Flat]
-GOOD = {i: RollCallReply(i, 10 + i, 3, 4, ["b", "a"], "hash", scores=[1.0 + i, 2.0, 0.5]) for i in range(5)}
+GOOD = {i: RollCallReply(i, 10 + i, 3, 2, ["b", "a"], "hash", scores=[1.0 + i, 2.0, 0.5]) for i in range(5)}
 
 
 @pytest.fixture
@@ -119,6 +119,41 @@ def test_an_answer_that_cannot_be_read_stops_the_run(settings: Settings) -> None
 
     with pytest.raises(RunError, match="node 1000 answered the roll call with what cannot be read: examples"):
         roll_call.call(InProcessGrid(app, {}, 1), settings, "run", score=False)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        ({"examples": 0, "steps": 0}, "client 1 has 0 training and 3 evaluation examples"),
+        ({"examples": -8, "steps": -1}, "client 1 has -8 training"),
+        ({"examples": 61, "steps": 8}, "61 training and 3 evaluation examples, the data set 60 and 20"),
+        ({"examples": 10**12, "steps": 10**12 // 8}, "1000000000000 training"),
+        ({"validation_examples": 21}, "client 1 has 11 training and 21 evaluation examples"),
+        ({"validation_examples": -1, "commonest": -1}, "commonest = -1 of -1"),
+        ({"steps": 0}, "client 1 takes 0 steps a round, by the settings 2"),
+        ({"steps": 10**9}, "client 1 takes 1000000000 steps a round, by the settings 2"),
+        ({"scores": [1.0, float("nan"), 0.5]}, "client 1 has layer scores that are not finite"),
+    ],
+)
+def test_impossible_numbers_stop_the_run(settings: Settings, wrong: dict[str, object], why: str) -> None:
+    bad = {**GOOD, 1: replace(GOOD[1], **wrong)}  # type: ignore[arg-type]
+    with pytest.raises(RunError, match=f"node 1001 answered .* cannot be read: .*{why}"):
+        roll_call.call(grid_of(two_nodes(bad)), settings, "run", score=False)
+
+
+@pytest.mark.parametrize("client", [5, -1, 10**9])
+def test_a_client_that_does_not_exist_stops_the_run(settings: Settings, client: int) -> None:
+    answers = two_nodes()
+    answers[1001].append(RollCallReply(client, 10, 3, 2, ["a"], "hash"))
+    with pytest.raises(RunError, match=f"there is no client {client}"):
+        roll_call.call(grid_of(answers), settings, "run", score=False)
+
+
+def test_an_answer_over_the_limit_stops_the_run(make_flat: MakeFlat) -> None:
+    long = {**GOOD, 1: replace(GOOD[1], labels=["a" * 2**20, "b"])}
+    roll_call.call(grid_of(two_nodes(long)), parse(make_flat(message_limit_mb=3)), "run", score=False)
+    with pytest.raises(RunError, match=r"node 1001 .*message-limit-mb"):
+        roll_call.call(grid_of(two_nodes(long)), parse(make_flat(message_limit_mb=1)), "run", score=False)
 
 
 def test_without_nodes_it_waits_no_longer_than_the_deadline(make_flat: MakeFlat) -> None:

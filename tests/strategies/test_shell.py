@@ -57,7 +57,7 @@ def reply(client: int, server_round: int = 1) -> TrainReply:
         examples=EXAMPLES[client],
         steps=STEPS[client],
         train_loss=1.0 + client,
-        control_round=server_round - 1,
+        control_round=max(0, server_round - 1),
         evaluation=Evaluation(4, client, 2.0),
         delta=delta(client, server_round),
     )
