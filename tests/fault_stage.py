@@ -126,7 +126,8 @@ def same_end(one: Ran, other: Ran) -> bool:
         torch.equal(open_model(one.folder, client=client).row, open_model(other.folder, client=client).row)
         for client in range(5)
     )
-    figures = one.lines_without("seconds", "late") == other.lines_without("seconds", "late")
+    beside = ("seconds", "late", "dropped")
+    figures = one.lines_without(*beside) == other.lines_without(*beside)
     return rows and figures and one.parameter_bytes == other.parameter_bytes and told(one) == told(other)
 
 

@@ -318,6 +318,7 @@ def twice(stage: Stage) -> None:
         patch.setattr(PromptStrategy, "close_round", doubled)
         ran = stage.go(flat)
     assert same_end(ran, whole)
+    assert all(line["dropped"] for line in ran.lines[1:])
 
 
 class Deaf(Shuffled):
