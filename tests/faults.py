@@ -17,10 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from flwr.app import Array, Context, Message, RecordDict
 
 from client_app import host
+from client_app.app import app
 from client_app.disk_store import DiskStore
 from client_app.state import ClientState
 from client_app.state_file import FORM, Owner, pack
@@ -293,6 +296,87 @@ def void(value: object) -> None:
     """For harms whose result nobody needs."""
 
 
+# -- what arrives is bad -----------------------------------------------------------------------------------
+
+Spoil = Callable[[RecordDict], None]
+
+
+def bad_update(spoil: Spoil, why: str) -> Strike:
+    """The victim's update of one round is refused and named; the round closes with the others, and its next one counts."""
+
+    def strike(stage: Stage) -> None:
+        def spoilt(message: Message, context: Context) -> Message:
+            reply = app(message, context)
+            about = message.metadata
+            if (about.message_type, about.dst_node_id, about.group_id) == ("train", 1000 + VICTIM, str(ROUND)):
+                spoil(reply.content)
+            return reply
+
+        ran = stage.go(stage.flat(norm_limit=100.0), client_app=spoilt)
+        reason = ran.lines[ROUND]["failed"][str(VICTIM)]
+        assert reason.startswith("refused: ")
+        assert why in reason
+        assert [line["accepted"] for line in ran.lines[1:]] == [5, 4, 5, 5]
+        assert ran.summary["refused"] == {str(VICTIM): 1}
+        assert all(torch.isfinite(value).all() for value in ran.parameters.values())
+
+    return strike
+
+
+def update_of(content: RecordDict) -> Any:
+    return content.array_records[f"update.{VICTIM}"]
+
+
+def first(content: RecordDict, change: Callable[[np.ndarray], np.ndarray]) -> None:
+    """Changes the first array of the update."""
+    update = update_of(content)
+    name = sorted(update)[0]
+    update[name] = Array(change(np.array(update[name].numpy())))
+
+
+def said(key: str, value: int) -> Spoil:
+    """Says another number."""
+
+    def spoil(content: RecordDict) -> None:
+        content.config_records[f"client.{VICTIM}"][key] = value
+
+    return spoil
+
+
+def renamed(content: RecordDict) -> None:
+    update = update_of(content)
+    update["prompt.99"] = update.pop(sorted(update)[0])
+
+
+def filled(value: float) -> Spoil:
+    """One number of it is another."""
+
+    def spoil(content: RecordDict) -> None:
+        def put(array: np.ndarray) -> np.ndarray:
+            array.flat[0] = value
+            return array
+
+        first(content, put)
+
+    return spoil
+
+
+BAD_UPDATES: dict[str, Strike] = {
+    "with another name": bad_update(renamed, "names"),
+    "of another shape": bad_update(lambda c: first(c, lambda a: a[..., :-1].copy()), "shape"),
+    "of another type": bad_update(lambda c: first(c, lambda a: a.astype(np.float64)), "float64"),
+    "with NaN in it": bad_update(filled(float("nan")), "not finite"),
+    "with infinity in it": bad_update(filled(float("inf")), "not finite"),
+    "of a norm out of proportion": bad_update(filled(1e6), "in proportion"),
+    "of no examples": bad_update(said("examples", 0), "0 examples"),
+    "of a negative number of examples": bad_update(said("examples", -5), "-5 examples"),
+    "of absurdly many examples": bad_update(said("examples", 10**12), "in the roll call"),
+    "of absurdly many steps": bad_update(said("steps", 10**9), "in the roll call"),
+    "that answers another round": bad_update(said("round", ROUND - 1), "it answers round"),
+    "over the size limit": bad_update(lambda c: first(c, lambda a: np.zeros(10**6, np.float32)), "message-limit-mb"),
+}
+
+
 # -- messages and clocks -----------------------------------------------------------------------------------
 
 
@@ -405,6 +489,10 @@ FAULTS: tuple[Fault, ...] = (
     *(
         Fault(f"client's state {what}", "set aside with a warning; the client starts anew", "what it kept", strike)
         for what, strike in STATES.items()
+    ),
+    *(
+        Fault(f"update {what}", "refused, counted, named; the round closes without it", ITS_PART, strike)
+        for what, strike in BAD_UPDATES.items()
     ),
     Fault("replies in any order", "the same bits", NOTHING, in_every_order),
     Fault("each reply twice", "the second is dropped: the same bits", NOTHING, twice),
