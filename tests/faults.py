@@ -523,7 +523,7 @@ def page(rows: list[dict[str, Any]], made: dict[str, Any]) -> str:
         "Each row is done on purpose in a small run (5 clients, 4 rounds, a random two-layer model, the in-process grid),",
         "and is a test (`tests/test_faults.py`). *The same bits* are those of a run without the fault: shared parameters,",
         "every client's model, every round's figures. Seconds are what the fault cost there: the time of all parts less that",
-        "of the run without it; where a deadline is waited for, it is 1.5 s.",
+        "of the run without it (tenths are noise); where a deadline is waited for, it is 1.5 s.",
         f"Made by `python -m tests.faults` on {made['cpu']}; raw: [results/faults.json](../results/faults.json).",
         "What an operator does: [RECOVERY.md](RECOVERY.md).",
         "",
