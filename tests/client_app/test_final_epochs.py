@@ -31,7 +31,8 @@ def counts_of(ran: Ran, client: int) -> tuple[int, float]:
 
 
 def test_one_final_step_is_a_gradient_step_on_its_own_shard(make_flat: MakeFlat) -> None:
-    flat = make_flat(rounds=3, final_local_epochs=1, batch_size=1000, device_optimizer="sgd", clip_norm=1e9)
+    told = {"rounds": 3, "local_epochs": 3, "final_local_epochs": 1}
+    flat = make_flat(**told, batch_size=1000, device_optimizer="sgd", clip_norm=1e9)
     settings, store = parse(flat), MemoryStore()
     ask = question(settings, 3)
     begun = host.start(settings, ask, CLIENT, 0, MemoryStore())
