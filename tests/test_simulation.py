@@ -126,7 +126,7 @@ def test_bad_data_end_a_run_with_one_clear_message(settings_file: Callable[..., 
     out, error = process.communicate(timeout=LIMIT_S)
     assert process.returncode == 1, out + error
     first, *rest = error.splitlines()
-    assert "label-column = 'label': the data has no such column, but text, tag." in first
+    assert f"label-column = 'label': {bad} has no such column, but text, tag." in first
     assert all(line.startswith("log: ") for line in rest)
     assert "Traceback" not in out + error
     assert not (tmp_path / "bad-data").exists()
