@@ -19,9 +19,10 @@ from federation.channels import Channel, Channels, make_channels
 from federation.codec import Shape
 from federation.settings import Scalar, Settings, defaults, parse
 from models.layout import Entry, Layout
-from strategies.build import Cohort, build
+from strategies.build import build
 from strategies.client_rows import MemoryRows
 from strategies.fedpeptao import Algorithm, State, Update
+from strategies.roster import Cohort
 from strategies.selection import sample_clients
 
 

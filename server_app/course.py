@@ -23,8 +23,9 @@ from server_app import ratio_phase, roll_call
 from server_app.assembly import Assembly, strategy_model, traffic, whole_row
 from server_app.checkpoint import Checkpoints, Identity, Progress, check_identity
 from server_app.console import layers_table, say
+from server_app.lines import pooled_personalised, pooled_shared
 from server_app.roll_call import RollCall
-from server_app.rounds import Rounds, pooled_personalised, pooled_shared
+from server_app.rounds import Rounds
 from server_app.run_folder import PARAMETERS, RunFolder, read_summary
 from strategies.roster import Outcome
 from strategies.shell import PromptStrategy

@@ -36,7 +36,7 @@ WITHOUT_INFLUENCE = (
     *("variant", "drift-correction", "control-precision", "max-lost-share", "step-normalised"),
     *("server-optimizer", "server-momentum", "server-second-momentum", "server-adaptivity", "server-learning-rate"),
     *("round-timeout-s", "test-every", "evaluate-every", "evaluation-batch-size", "runs-dir", "run-name"),
-    *("final-local-epochs", "checkpoints", "resume", "quorum", "quorum-wait-s", "state-disk-mb"),
+    *("final-local-epochs", "checkpoints", "resume", "min-clients", "quorum", "quorum-wait-s", "state-disk-mb"),
     *("norm-limit", "strikes", "message-limit-mb"),
 )
 """Settings that change neither the warm-up's prompts nor the estimate; every other one is part of the cache's key."""

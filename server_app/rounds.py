@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection
 from contextlib import closing
 from itertools import count
 from typing import Any
@@ -17,11 +16,11 @@ from federation import resources
 from federation.evaluation import Counts
 from federation.grids import RecordingGrid, exchanges
 from federation.logs import about, event
-from federation.messages import Evaluation
-from federation.metrics import added, figure_key, figures
+from federation.metrics import figures
 from federation.settings import Settings
 from fedpeptao.errors import RunError
 from server_app.console import round_header, round_line, say, warn
+from server_app.lines import by_client, line_figures, pooled_personalised, pooled_shared, traffic_figures
 from server_app.progress import with_progress
 from server_app.run_folder import RunFolder
 from strategies.roster import Outcome
@@ -119,14 +118,14 @@ class Rounds:
             "accepted": len(outcome.accepted),
             "failed": {str(client): why for client, why in outcome.failed.items()},
             "missing": outcome.missing,
-            "dropped": _by_client(outcome.dropped),
-            "refused": _by_client(strategy.standing.refused),
+            "dropped": by_client(outcome.dropped),
+            "refused": by_client(strategy.standing.refused),
             "left_out": list(strategy.left_out),
             "late": self._grid.late,
             "attempts": attempts,
             "void": outcome.void,
             "update_norm": outcome.update_norm,
-            **_traffic(down, up),
+            **traffic_figures(down, up),
             "seconds": time.monotonic() - started,
         }
         own = pooled_personalised(outcome.evaluations.values())
@@ -204,7 +203,7 @@ class Rounds:
         line |= figures("all_shared", pooled_shared(outcome.evaluations.values()), self._metric)
         line["evaluation_failed"] = {str(client): why for client, why in outcome.failed.items()}
         line["evaluation_missing"] = outcome.missing
-        line["refused"] = _by_client(strategy.standing.refused)
+        line["refused"] = by_client(strategy.standing.refused)
         return outcome
 
     def _write(self, line: Line) -> None:
@@ -214,86 +213,8 @@ class Rounds:
         say(round_line(whole, self._settings.federation.rounds, self._metric))
 
 
-FIGURES = (
-    "round",
-    "warm_up",
-    "train_loss",
-    "personalised_accuracy",
-    "personalised_loss",
-    "personalised_examples",
-    "global_accuracy",
-    "global_loss",
-    "all_personalised_accuracy",
-    "all_shared_accuracy",
-    "down_bytes",
-    "up_bytes",
-    "down_detail",
-    "up_detail",
-    "evaluation_bytes",
-    "clients",
-    "accepted",
-    "failed",
-    "missing",
-    "dropped",
-    "refused",
-    "left_out",
-    "late",
-    "attempts",
-    "void",
-    "evaluation_failed",
-    "evaluation_missing",
-    "update_norm",
-    "seconds",
-    "cumulative_bytes",
-)
-"""Keys of every line of metrics.jsonl; null where a round has no such figure."""
-SCORED = ("personalised", "global", "all_personalised", "all_shared")
-"""Whose accuracy is among them; where the run's metric is another one, each has a sister of that name."""
-
-
-def line_figures(metric: str) -> tuple[str, ...]:
-    """FIGURES, and the sisters."""
-    sisters = tuple(figure_key(whose, metric) for whose in SCORED)
-    return FIGURES + tuple(key for key in sisters if key not in FIGURES)
-
-
-def pooled_personalised(evaluations: Iterable[Evaluation]) -> Counts:
-    """Each client's shard with its own prompts, pooled."""
-    counts = list(evaluations)
-    return Counts(
-        sum(c.examples for c in counts),
-        sum(c.correct for c in counts),
-        sum(c.loss_sum for c in counts),
-        added(c.confusion for c in counts),
-    )
-
-
-def pooled_shared(evaluations: Iterable[Evaluation]) -> Counts:
-    """Each client's shard with the shared model, pooled."""
-    counts = list(evaluations)
-    return Counts(
-        sum(c.examples for c in counts),
-        sum(c.shared_correct for c in counts),
-        sum(c.shared_loss_sum for c in counts),
-        added(c.shared_confusion for c in counts),
-    )
-
-
 def _due(server_round: int, every: int, rounds: int) -> bool:
     return server_round == rounds or (every > 0 and server_round % every == 0)
-
-
-def _traffic(down: Counter[str], up: Counter[str]) -> Line:
-    return {
-        "down_bytes": down.total(),
-        "up_bytes": up.total(),
-        "down_detail": dict(sorted(down.items())),
-        "up_detail": dict(sorted(up.items())),
-    }
-
-
-def _by_client(counts: Mapping[int, int]) -> dict[str, int]:
-    return {str(client): count for client, count in sorted(counts.items())}
 
 
 def _log(outcome: Outcome, strategy: PromptStrategy) -> None:
