@@ -116,7 +116,7 @@ def check_limit(settings: Settings, strategy: PromptStrategy) -> None:
         InputError: it has not.
     """
     limit, roster = settings.federation.message_limit_mb, strategy.roster
-    if not limit:
+    if not limit or not roster.nodes:
         return
     ask = strategy.train_messages(strategy.state.round + 1)[0].content
     shared = size_of(RecordDict({"shared": ask["shared"]}))

@@ -6,9 +6,9 @@
     device   g = sum w_i Delta_i ;  e_i = Delta_i/(K_i eta) - c ;  C <- C + sum n_i e_i ;  c = C/n
              and on the device c_i <- c_i + e_i: it corrects its steps by c - c_i (client_app/local_update.py)
 
-w_i = n_i over the replies' examples; n: the examples of all known devices, each n_i frozen when it joined. With step-normalised, Delta_i
-in g, u and u_i is scale_i Delta_i; that in e_i is not. `server` keeps displacements per unit of learning rate, not divided by
-K_i: divided, a term stays that never vanishes where the K_i differ.
+w_i = n_i over the replies' examples; n: the examples of all known devices, each n_i frozen when it joined. With step-normalised,
+Delta_i in g, u and u_i is scale_i Delta_i; that in e_i is not. `server` keeps displacements per unit of learning rate, not
+divided by K_i: divided, a term stays that never vanishes where the K_i differ.
 """
 
 from __future__ import annotations

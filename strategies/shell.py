@@ -93,7 +93,7 @@ class PromptStrategy(Strategy):
         return sorted(set(self.roster.present) - set(self.left_out))
 
     def meet(self, roster: Roster) -> None:
-        """Goes on with these clients, between two rounds: none that was known is forgotten, whoever is new has sent nothing yet."""
+        """Goes on with these clients, between two rounds: who was known still is, and who is new has sent nothing yet."""
         if roster.examples.keys() != self.roster.examples.keys():
             self.algorithm, self.state = self.algorithm.grow(self.state, Cohort.of(roster.agreed))
         self.roster = roster
