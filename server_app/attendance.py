@@ -71,6 +71,8 @@ class Attendance:
             self._listen(score)
             there = len(self.found.nodes)
             if there >= wanted:
+                if not self.found.before:  # a run that begins: nobody was there before
+                    self._present = set(self.found.nodes)
                 return
             if time.monotonic() > end:
                 refused = f". Refused: {'; '.join(self._refusals)}" if self._refusals else ""

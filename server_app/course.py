@@ -147,6 +147,7 @@ class Course:
             else:
                 warm.go_on(before.state, before.sent, before.standing)
             rounds.run(warm, settings.selection.warmup_rounds)
+            attendance.look(warm)
             assembly = replace(assembly, found=attendance.found.of(warm.roster.examples))
             self.known["ratio"] = ratio_phase.estimate(self.grid, settings, warm, self.folder)
             ratio = float(self.known["ratio"]["ratio"])
