@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from flwr.app import Message
 
@@ -63,6 +62,12 @@ class Coming(InProcessGrid):
 
 def go(flat: Flat, there: There, client_app: ClientCall = app) -> tuple[Ran, Coming]:
     """A run among such nodes; with `resume`, what goes on of it."""
-    grid, settings = Coming(flat, there, client_app), parse(flat)
-    summary: Any = run(grid, settings)
-    return Ran(settings, summary, Path(str(summary["paths"]["run_folder"]))), grid
+    grid = Coming(flat, there, client_app)
+    return run_on(grid, flat), grid
+
+
+def run_on(grid: InProcessGrid, flat: Flat) -> Ran:
+    """A run on this grid."""
+    settings = parse(flat)
+    summary = run(grid, settings)
+    return Ran(settings, summary, Path(str(summary["paths"]["run_folder"])))
