@@ -179,23 +179,23 @@ def test_the_second_of_two_nodes_with_one_client_waits_until_the_first_is_gone(m
 # -- who may not take part ---------------------------------------------------------------------------------
 
 REFUSED: dict[int, tuple[Change, str]] = {
-    3: (lambda reply: RollCallReply(reply.client, fault="it has no training examples"), "no training examples"),
-    4: (lambda reply: replace(reply, data="another"), "another version of the data set"),
-    5: (
+    2: (lambda reply: RollCallReply(reply.client, fault="it has no training examples"), "no training examples"),
+    3: (lambda reply: replace(reply, data="another"), "another version of the data set"),
+    4: (
         lambda reply: replace(reply, labels=[*reply.labels, "plants"]),
         "labels that the run does not know: plants",
     ),
-    6: (lambda reply: replace(reply, steps=99), "takes 99 steps"),
+    5: (lambda reply: replace(reply, steps=99), "takes 99 steps"),
 }
 
 
 def test_who_may_not_join_is_named_once_and_not_asked_again(make_flat: MakeFlat, shown: list[str]) -> None:
-    flat = make_flat(**{**EVERYBODY, "clients": 8, "clients_per_round": 8, "rounds": 3})
+    flat = make_flat(**{**EVERYBODY, "clients": 7, "clients_per_round": 7, "rounds": 3, "min_clients": 2})
     changes = {client: change for client, (change, _) in REFUSED.items()}
-    ran, grid = coming.go(flat, lambda r: nodes(*range(8)) if r > 1 else nodes(0, 1, 2), saying(changes))
-    assert told(ran, "joined") == {2: [7]}
-    assert [line["accepted"] for line in ran.lines[1:]] == [3, 4, 4]
-    assert grid.roll_calls()[3:] == [(2, 1000 + client) for client in (3, 4, 5, 6, 7)]
+    ran, grid = coming.go(flat, lambda r: nodes(*range(7)) if r > 1 else nodes(0, 1), saying(changes))
+    assert told(ran, "joined") == {2: [6]}
+    assert [line["accepted"] for line in ran.lines[1:]] == [2, 3, 3]
+    assert grid.roll_calls()[2:] == [(2, 1000 + client) for client in (2, 3, 4, 5, 6)]
     lines = {line["node"]: line for line in events(ran, "may not take part")}
     assert len(events(ran, "may not take part")) == len(REFUSED)
     for client, (_, why) in REFUSED.items():
