@@ -24,6 +24,13 @@ def nodes(*partitions: int, first: int = FIRST) -> set[int]:
     return {first + partition for partition in partitions}
 
 
+def schedule(r: int) -> set[int]:
+    """Of five nodes: one joins at round 2, one leaves for rounds 3 and 4, one is another from round 4 on, one never comes."""
+    there = nodes(0, 1, 2) if r == 1 else nodes(0, 1, 2, 3)
+    there -= {1001} if r in (3, 4) else set()
+    return there if r < 4 else there - {1002} | {AGAIN + 2}
+
+
 class Coming(InProcessGrid):
     """A node per client, there or not by the round to come; a message to one that is not there is the server's mistake.
 

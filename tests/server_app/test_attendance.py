@@ -19,7 +19,7 @@ from federation.settings import parse
 from fedpeptao.errors import InputError, RunError
 from server_app.checkpoint import Checkpoints
 from tests import coming, small_runs
-from tests.coming import AGAIN, Coming, nodes
+from tests.coming import AGAIN, Coming, nodes, schedule
 from tests.small_runs import Flat, Ran
 
 pytestmark = pytest.mark.usefixtures("no_plots")
@@ -282,13 +282,6 @@ def test_nobody_waits_for_a_node_that_answers_late(make_flat: MakeFlat) -> None:
 
 
 # -- going on ----------------------------------------------------------------------------------------------
-
-
-def schedule(r: int) -> set[int]:
-    """One joins at round 2, one leaves for rounds 3 and 4, one moves at round 4."""
-    there = nodes(0, 1, 2) if r == 1 else nodes(0, 1, 2, 3)
-    there -= {1001} if r in (3, 4) else set()
-    return there if r < 4 else there - {1002} | {AGAIN + 2}
 
 
 @pytest.mark.parametrize(("part", "last"), [("server", 1), ("device", 3)])
