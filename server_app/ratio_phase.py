@@ -120,19 +120,19 @@ def cache_key(flat: Mapping[str, Scalar], facts: Mapping[str, str], history: Seq
     Args:
         flat: the run's settings.
         facts: of model, data and versions.
-        history: the warm-up's lines of metrics.jsonl; whose replies were lost has a part in its prompts.
+        history: the warm-up's lines of metrics.jsonl; who was asked, and whose replies were lost, has a part in its prompts.
     """
     about = {
         "format": FORMAT,
         "facts": facts,
         "settings": {key: value for key, value in flat.items() if key not in WITHOUT_INFLUENCE},
-        "lost": [_lost(line) for line in history],
+        "rounds": [_asked_and_lost(line) for line in history],
     }
     return _digest(about)[:32]
 
 
-def _lost(line: Mapping[str, Any]) -> list[Any]:
-    return [client for key in ("failed", "missing", "left_out") for client in line.get(key) or ()]
+def _asked_and_lost(line: Mapping[str, Any]) -> list[Any]:
+    return [list(line.get(key) or ()) for key in ("clients", "failed", "missing", "left_out")]
 
 
 def _facts(settings: Settings) -> dict[str, str]:

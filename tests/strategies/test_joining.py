@@ -127,7 +127,7 @@ def test_device_correction_settles_where_all_from_the_start_settle(beta: float, 
     federation = Federation(problem, settings(drift_correction="device", server_momentum=beta), known=BEGIN)
     federation.run(joins_at)
     federation.join(LATE)
-    path = federation.run(400)
+    path = federation.run(550)
     assert distance(path[-1], problem.optimum()) < 1e-9
     assert jitter(path) < 1e-10
     assert torch.allclose(kept(federation) / 150, federation.mean_control(), atol=1e-12)
@@ -226,9 +226,9 @@ def test_who_is_away_is_still_in_n() -> None:
 def test_who_joins_is_in_n_and_can_be_sampled() -> None:
     one, x = strategy(), torch.arange(6, dtype=torch.float64)
     one.state = replace(one.state, drift=replace(one.state.drift, control=x))
-    one.meet(roster_of((0, 1, 2, 3), (0, 1, 2, 3)))
+    one.meet(roster_of((0, 1, 2, 3), (0, 1, 3)))  # while another is away
     c = one.algorithm.downlink(one.state)
     assert c is not None
     assert torch.equal(c, x / 150)
-    assert {client for t in range(1, 30) for client in one.sampled(t)} == {0, 1, 2, 3}
+    assert {client for t in range(1, 30) for client in one.sampled(t)} == {0, 1, 3}
     assert one.state.accepted == {}
