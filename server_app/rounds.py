@@ -180,10 +180,12 @@ class Rounds:
         if not self._attendance.wait(strategy, federation.quorum, give_up, alarm):
             self._check_enough_left(strategy, server_round)
             waited = f" after {federation.quorum_wait_s:g} s (quorum-wait-s)" if federation.quorum_wait_s else ""
-            event("too few clients", logging.WARNING, absent=strategy.roster.absent)
+            absent = strategy.roster.absent
+            event("too few clients", logging.WARNING, absent=absent)
+            away = f"not there: {_some(absent)}" if absent else "no others have joined"
             raise RunError(
                 f"round {server_round}: {len(strategy.clients)} clients are there for a quorum of {federation.quorum}"
-                f"{waited}; not there: {_some(strategy.roster.absent)}. {self._how_to_go_on(server_round)}"
+                f"{waited}; {away}. {self._how_to_go_on(server_round)}"
             )
 
     def _check_enough_left(self, strategy: PromptStrategy, server_round: int) -> None:
