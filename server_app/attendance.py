@@ -191,7 +191,7 @@ class Attendance:
         else:
             why = self._objection(reply)
         if why:
-            self._refuse(f"client {reply.client}: {why}", client=reply.client, node=node)
+            self._refuse(why, node=node, client=reply.client)
         return not why
 
     def _held(self, client: int, node: int) -> bool:
@@ -215,7 +215,8 @@ class Attendance:
         return ""
 
     def _refuse(self, why: str, **about: int) -> None:
-        """Once: the node is not asked again while it is there."""
-        self._refusals.append(why)
+        """Says so once: the node is not asked again while it is there. about: the node, and the client if it is one's fault."""
+        who = f"client {about['client']} on node {about['node']}" if "client" in about else f"node {about['node']}"
+        self._refusals.append(f"{who}: {why}")
         event("may not take part", logging.WARNING, why=why, **about)
-        warn(f"node {about['node']} may not take part with all that it has. {why[:1].upper()}{why[1:]}")
+        warn(f"{who} may not take part: {why}")

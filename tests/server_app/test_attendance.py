@@ -77,7 +77,9 @@ def test_a_node_without_clients_is_asked_once(make_flat: MakeFlat) -> None:
 def test_it_waits_for_min_clients_and_says_who_was_refused(make_flat: MakeFlat) -> None:
     flat = make_flat(**{**EVERYBODY, "round_timeout_s": 0.1})
     bad = saying({1: lambda reply: replace(reply, fault="no disk")})
-    with pytest.raises(RunError, match=r"1 of the 3 clients .*\(min-clients\) .* within 0.1 s .*client 1: no disk"):
+    with pytest.raises(
+        RunError, match=r"1 of the 3 clients .*\(min-clients\) .* within 0.1 s .*client 1 on node 1001: no disk"
+    ):
         coming.go(flat, lambda r: nodes(0, 1), bad)
 
 
