@@ -28,7 +28,7 @@ from federation.metrics import ACCURACY
 from federation.randomness import generator, torch_seed
 from federation.settings import Settings
 from models.layout import Layout
-from models.prompted import PromptedModel
+from models.tuned_model import TunedModel
 from strategies.selection import SCORE_BATCH, batch_score, travelling_names
 
 
@@ -88,7 +88,7 @@ class Start:
         residual: r_i, [R_s]; zeros where there is none.
     """
 
-    model: PromptedModel
+    model: TunedModel
     layout: Layout
     shared: int
     row: Tensor
@@ -105,7 +105,7 @@ def start(settings: Settings, ask: Ask, client: int, accepted: int, store: State
 
     commit: not to evaluate: the server may not have kept yet what it tells.
     """
-    model = resources.prompted(settings, ask.layers, ask.labels)
+    model = resources.tuned(settings, ask.layers, ask.labels)
     layout = model.layout.first(travelling_names(model.layout, ask.layers))
     values = model.layout.unflatten(model.initial(settings.federation.seed, settings.model.prompt_init_std))
     travelling = travelling_layout(settings, ask.layers, ask.labels).unflatten(ask.shared)
@@ -139,17 +139,17 @@ def _moments(begun: Sequence[Start], device: torch.device) -> Moments | None:
 
 def travelling_layout(settings: Settings, layers: tuple[int, ...], labels: Sequence[str]) -> Layout:
     """The parameters that travel, in the order of x."""
-    model = resources.prompted(settings, layers, labels)
+    model = resources.tuned(settings, layers, labels)
     return model.layout.select(travelling_names(model.layout, layers))
 
 
 def fingerprint(settings: Settings, layers: tuple[int, ...], labels: Sequence[str]) -> str:
-    """Of all that a client's state fits whatever S is: model, data, prompts, classes and head."""
-    entries = resources.prompted(settings, layers, labels).layout.entries
+    """Of all that a client's state fits whatever S is: model, data, shapes of what is tuned, classes and head."""
+    entries = resources.tuned(settings, layers, labels).layout.entries
     facts = [
         resources.backbone(settings).fingerprint,
         resources.splits(settings).sha256,
-        settings.model.prompt_tokens,
+        sorted({(entry.name.split(".")[0], entry.shape) for entry in entries if entry.layer is not None}),
         list(labels),
         [(entry.name, entry.shape) for entry in entries if entry.layer is None],
     ]
@@ -280,7 +280,7 @@ def _trained_alone(settings: Settings, ask: Ask, client: int, begun: Start, shar
 
 
 @contextmanager
-def _in_training(settings: Settings, model: PromptedModel, client: int, round_number: int) -> Iterator[None]:
+def _in_training(settings: Settings, model: TunedModel, client: int, round_number: int) -> Iterator[None]:
     """Dropout, where there is any, from (seed, client, round)."""
     torch.manual_seed(torch_seed(settings.federation.seed, "dropout", client, round_number))
     model.backbone.train(True)

@@ -11,7 +11,7 @@ from torch import Tensor
 from data.batches import Encoded, pad
 from models.backbone import Backbone
 from models.layout import Layout
-from models.prompted import PromptedModel
+from models.tuned_model import TunedModel
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def targets(encoded: Encoded, labels: Sequence[str]) -> Tensor:
 
 
 def losses_on(
-    model: PromptedModel, encoded: Encoded, labels: Sequence[str], layout: Layout | None = None
+    model: TunedModel, encoded: Encoded, labels: Sequence[str], layout: Layout | None = None
 ) -> Callable[[Tensor, Sequence[int]], Tensor]:
     """The model as a function from (rows [1, R] in the order of layout, numbers of examples) to their mean loss [1]."""
     wanted = targets(encoded, labels).to(model.backbone.device)
@@ -64,7 +64,7 @@ def losses_on(
 
 
 def stack_losses_on(
-    model: PromptedModel, encoded: Encoded, labels: Sequence[str], layout: Layout | None = None
+    model: TunedModel, encoded: Encoded, labels: Sequence[str], layout: Layout | None = None
 ) -> Callable[[Tensor, Sequence[Sequence[int]]], Tensor]:
     """The same for several clients in one forward pass: rows [a, R] and each client's examples, to its mean cross-entropy [a]."""
     wanted = targets(encoded, labels).to(model.backbone.device)
@@ -84,7 +84,7 @@ def stack_losses_on(
 
 
 @torch.no_grad()
-def scored(model: PromptedModel, encoded: Encoded, batch_size: int) -> Iterator[tuple[list[int], Tensor]]:
+def scored(model: TunedModel, encoded: Encoded, batch_size: int) -> Iterator[tuple[list[int], Tensor]]:
     """Places and class scores [B, classes] by the parameters that are bound to the model now, in batches of similar length."""
     by_length = sorted(range(len(encoded)), key=lambda i: (len(encoded.input_ids[i]), i))
     for start in range(0, len(by_length), batch_size):
@@ -92,7 +92,7 @@ def scored(model: PromptedModel, encoded: Encoded, batch_size: int) -> Iterator[
         yield rows, model.logits(model_inputs(model, encoded, rows))
 
 
-def count(model: PromptedModel, encoded: Encoded, labels: Sequence[str], batch_size: int) -> Counts:
+def count(model: TunedModel, encoded: Encoded, labels: Sequence[str], batch_size: int) -> Counts:
     """Evaluates the parameters that are bound to the model now."""
     wanted = targets(encoded, labels).to(model.backbone.device)
     loss_sum, classes = 0.0, len(labels)
@@ -109,7 +109,7 @@ def batch_inputs(backbone: Backbone, encoded: Encoded, rows: Sequence[int]) -> d
     return pad(encoded, rows, pad_token_id=backbone.tokenizer.pad_token_id, device=backbone.device)
 
 
-def model_inputs(model: PromptedModel, encoded: Encoded, rows: Sequence[int]) -> dict[str, Tensor]:
+def model_inputs(model: TunedModel, encoded: Encoded, rows: Sequence[int]) -> dict[str, Tensor]:
     """The same, with what enters the lowest prompted layer where that is kept."""
     inputs = batch_inputs(model.backbone, encoded, rows)
     if model.lower is not None:

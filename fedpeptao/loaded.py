@@ -23,7 +23,7 @@ from federation.settings import Scalar
 from fedpeptao.errors import InputError
 from fedpeptao.saved import EXPORTED, Saved, read_run
 from models.export import save_parameters, to_peft
-from models.prompted import PromptedModel
+from models.tuned_model import TunedModel
 from server_app.run_folder import FACTS, METRICS, PARAMETERS, SETTINGS, SUMMARY, read_history, write_json
 
 ADAPTER = "adapter"
@@ -51,9 +51,9 @@ class LoadedModel:
         return self.saved.labels
 
     @property
-    def model(self) -> PromptedModel:
+    def model(self) -> TunedModel:
         """The process's model; asked for each time, since another folder's may have taken its place."""
-        return resources.prompted(self.saved.settings, self.saved.layers, self.labels)
+        return resources.tuned(self.saved.settings, self.saved.layers, self.labels)
 
     def encode(
         self, texts: Sequence[str], pairs: Sequence[str] | None = None, labels: Sequence[str] | None = None
@@ -145,7 +145,7 @@ def open_model(
     """
     saved = read_run(run, overriding)
     own, remarks = ({}, ()) if client is None else _own_parameters(saved, client, state_dir)
-    model = resources.prompted(saved.settings, saved.layers, saved.labels)
+    model = resources.tuned(saved.settings, saved.layers, saved.labels)
     settings = saved.settings
     initial = model.layout.unflatten(model.initial(settings.federation.seed, settings.model.prompt_init_std))
     own = {name: value for name, value in own.items() if name in initial}

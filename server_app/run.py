@@ -91,13 +91,13 @@ def check_inputs(settings: Settings) -> None:
     resources.check_labels(settings)
     backbone = resources.backbone(settings)
     roll_call.check_layers(settings, backbone.num_layers)
-    tokens = settings.model.prompt_tokens
+    tokens = settings.model.positions_taken
     positions = backbone.text_positions(tokens)
     if positions is not None and positions < 1:
         mend = f"Use fewer than {positions + tokens}"
         raise InputError("prompt-tokens", tokens, "they leave no position for a text", mend)
     two = [*resources.label_words(settings), "0", "1"][:2]  # of any labels: the run's are not known yet
-    model = resources.prompted(settings, tuple(range(backbone.num_layers)), two)  # refuses a head that it cannot have
+    model = resources.tuned(settings, tuple(range(backbone.num_layers)), two)  # refuses a head that it cannot have
     if settings.selection.estimator:
         check_second_derivative(model, "ratio", settings.selection.estimator)
     if settings.local.clients_together > 1 and (other := model.of_one_client()):

@@ -28,7 +28,7 @@ from federation.messages import (
 from federation.settings import defaults, parse
 from models.layout import Entry, Layout
 
-LAYOUT = Layout((Entry("prompt.1", 1, (2, 1, 2, 3)), Entry("head.w", None, (2, 3)), Entry("head.b", None, (2,))))
+LAYOUT = Layout((Entry("prompt.1", 1, (2, 1, 2, 3), 2), Entry("head.w", None, (2, 3)), Entry("head.b", None, (2,))))
 BLOCKS = len(LAYOUT.blocks)
 
 

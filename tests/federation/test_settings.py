@@ -124,6 +124,7 @@ BAD: list[tuple[str, Scalar, str]] = [
     ("message-limit-mb", -1, "at least 0"),
     ("resume", "runs/one", "absolute path"),
     ("seed", -1, "at least 0"),
+    ("tuned", "suffix", "one of deep-prompts"),
     ("prompt-tokens", 0, "at least 1"),
     ("score-batches", 0, "at least 1"),
     ("local-epochs", 0, "at least 1"),
