@@ -51,29 +51,43 @@ def targets(encoded: Encoded, labels: Sequence[str]) -> Tensor:
 
 
 def losses_on(
-    model: TunedModel, encoded: Encoded, labels: Sequence[str], layout: Layout | None = None
+    model: TunedModel,
+    encoded: Encoded,
+    labels: Sequence[str],
+    layout: Layout | None = None,
+    log_prior: Tensor | None = None,
 ) -> Callable[[Tensor, Sequence[int]], Tensor]:
-    """The model as a function from (rows [1, R] in the order of layout, numbers of examples) to their mean loss [1]."""
+    """The model as a function from (rows [1, R] in the order of layout, numbers of examples) to their mean loss [1].
+
+    log_prior: what is added to the class scores, [1, classes].
+    """
     wanted = targets(encoded, labels).to(model.backbone.device)
 
     def losses(rows: Tensor, batch: Sequence[int]) -> Tensor:
-        model.bind(rows, layout)
+        model.bind(rows, layout, log_prior=log_prior)
         return model.loss(model_inputs(model, encoded, batch), wanted[batch])[None]
 
     return losses
 
 
 def stack_losses_on(
-    model: TunedModel, encoded: Encoded, labels: Sequence[str], layout: Layout | None = None
+    model: TunedModel,
+    encoded: Encoded,
+    labels: Sequence[str],
+    layout: Layout | None = None,
+    log_priors: Tensor | None = None,
 ) -> Callable[[Tensor, Sequence[Sequence[int]]], Tensor]:
-    """The same for several clients in one forward pass: rows [a, R] and each client's examples, to its mean cross-entropy [a]."""
+    """The same for several clients in one forward pass: rows [a, R] and each client's examples, to its mean cross-entropy [a].
+
+    log_priors: of all clients of the stack, [C, classes].
+    """
     wanted = targets(encoded, labels).to(model.backbone.device)
 
     def losses(rows: Tensor, batch: Sequence[Sequence[int]]) -> Tensor:
         sizes = [len(examples) for examples in batch]
         examples = [example for own in batch for example in own]
         owner = torch.arange(len(rows)).repeat_interleave(torch.tensor(sizes)).to(rows.device)
-        model.bind(rows, layout, owner)
+        model.bind(rows, layout, owner, None if log_priors is None else log_priors[: len(rows)])
         inputs = model_inputs(model, encoded, examples)
         if len(batch) == 1:  # the bits of `losses_on`
             return model.loss(inputs, wanted[examples])[None]

@@ -217,6 +217,15 @@ class LocalSettings:
 
 
 @dataclass(frozen=True)
+class PersonalSettings:
+    """What makes a client's model its own, beside the prompts that stay with it."""
+
+    label_prior: str = _choice("none", "client")
+    personal_head: bool = _flag()
+    ditto: float = _at_least(0)
+
+
+@dataclass(frozen=True)
 class ServerSettings:
     """The server's update (section 2.5), and the precision of what travels."""
 
@@ -272,6 +281,7 @@ class Settings:
     federation: FederationSettings
     selection: SelectionSettings
     local: LocalSettings
+    personal: PersonalSettings
     server: ServerSettings
     run: RunSettings
 
@@ -287,6 +297,7 @@ _GROUPS: dict[str, type] = {
     "federation": FederationSettings,
     "selection": SelectionSettings,
     "local": LocalSettings,
+    "personal": PersonalSettings,
     "server": ServerSettings,
     "run": RunSettings,
 }

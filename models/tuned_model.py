@@ -35,6 +35,7 @@ class TunedModel:
         self.lower: LowerLayers | None = None
         self._values: dict[str, Tensor] | None = None
         self._owner: Tensor | None = None
+        self._log_prior: Tensor | None = None
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -54,7 +55,13 @@ class TunedModel:
             }
         )
 
-    def bind(self, rows: Tensor, layout: Layout | None = None, owner: Tensor | None = None) -> None:
+    def bind(
+        self,
+        rows: Tensor,
+        layout: Layout | None = None,
+        owner: Tensor | None = None,
+        log_prior: Tensor | None = None,
+    ) -> None:
         """Use `rows` [C, R], float32, from now on; gradients flow into them.
 
         Args:
@@ -62,10 +69,11 @@ class TunedModel:
             layout: the order of a row, this model's own entries in any order; default `self.layout`.
             owner: int64 [B], for each text of the batches to come the client (row) whose parameters it meets; not
                 needed for C = 1.
+            log_prior: what is added to each client's class scores, [C, classes] float32 in nats.
 
         Raises:
             ValueError: entries that differ from this model's, C > 1 without owner, or C > 1 with a head of more
-                than linear layers.
+                than linear layers; a prior where the loss is not over the classes alone.
         """
         layout = layout or self.layout
         if set(layout.entries) != set(self.layout.entries):
@@ -77,12 +85,20 @@ class TunedModel:
                 raise ValueError(f"rows of {rows.shape[0]} clients need an owner for each text of the batch")
             if other := self.of_one_client():
                 raise ValueError(f"{', '.join(other)} cannot differ by row of a batch: bind one client at a time")
+        if log_prior is not None and self.loss_is_over_vocabulary:
+            raise ValueError("a prior of the classes needs a loss over the classes alone, not over a vocabulary")
         self._values = layout.unflatten(rows)
+        self._log_prior = log_prior
         self._owner = owner if rows.shape[0] > 1 else None
 
     def unbind(self) -> None:
         """Let go of the rows, and of the graph behind them."""
-        self._values = self._owner = None
+        self._values = self._owner = self._log_prior = None
+
+    @property
+    def loss_is_over_vocabulary(self) -> bool:
+        """Whether a label word is one of the whole vocabulary, and not of the label words alone."""
+        return self.backbone.language is not None and self.label_loss == "vocabulary"
 
     def logits(self, inputs: dict[str, Tensor]) -> Tensor:
         """Class scores [B, classes], float32; with a language model's head log p(label word | text), section 2.7.
@@ -93,14 +109,16 @@ class TunedModel:
         follow the texts: such rows run whole). RuntimeError
         before `bind`.
         """
-        if (head := self.backbone.language) is not None:
-            return head.scores(self._decide, self._there(inputs))
-        return self.outputs(inputs)
+        head = self.backbone.language
+        scores = self.outputs(inputs) if head is None else head.scores(self._decide, self._there(inputs))
+        if self._log_prior is None:
+            return scores
+        return scores + (self._log_prior if self._owner is None else self._log_prior[self._owner])
 
     def loss(self, inputs: dict[str, Tensor], wanted: Tensor, reduction: str = "mean") -> Tensor:
         """Loss in nats, "mean", "sum" or each one's [B] ("none"), of the classes `wanted` [B]; inputs as for `logits`."""
         head = self.backbone.language
-        if head is None or self.label_loss != "vocabulary":
+        if head is None or not self.loss_is_over_vocabulary:
             return self.loss_of(self.logits(inputs), wanted, reduction)
         each = -head.scores_of(self._decide, self._there(inputs), wanted.to(self.backbone.device))
         return each if reduction == "none" else each.sum() if reduction == "sum" else each.mean()
@@ -111,7 +129,7 @@ class TunedModel:
         A language model's scores are log probabilities already: among the whole vocabulary (label-loss = "vocabulary", as
         published), or made into shares of the label words alone ("label-words").
         """
-        if self.backbone.language is not None and self.label_loss == "vocabulary":
+        if self.loss_is_over_vocabulary:
             return functional.nll_loss(scores, wanted, reduction=reduction)
         return functional.cross_entropy(scores, wanted, reduction=reduction)
 

@@ -107,7 +107,9 @@ class Assembly:
 
     def _channels(self, layers: tuple[int, ...]) -> Channels:
         layout = self._model(layers).layout
-        return make_channels(self.settings, layout.select(travelling_names(layout, layers)))
+        return make_channels(
+            self.settings, layout.select(travelling_names(layout, layers, not self.settings.personal.personal_head))
+        )
 
 
 def check_limit(settings: Settings, strategy: PromptStrategy) -> None:
