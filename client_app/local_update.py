@@ -176,6 +176,7 @@ def local_update(
     x = rows.detach().clone()
     steps, loss_sum = torch.zeros(len(x), dtype=torch.long), torch.zeros(len(x), dtype=torch.float64)
     squares = torch.zeros(len(x), len(blocks), dtype=torch.float64)
+    centre = rows if pull is None or pull.centre is None else pull.centre
     for batch in batches:
         a = len(x) if active is None else active(batch)
         grad, loss = gradient(x[:a], batch, losses)
@@ -185,7 +186,6 @@ def local_update(
         for b, block in enumerate(blocks):
             squares[:a, b] += grad[:, block].to(torch.float64).square().mean(dim=1).cpu()
         if pull is not None:
-            centre = rows if pull.centre is None else pull.centre
             grad = _plus(grad, pull.mu * (x[:a] - centre[:a])[:, : pull.shared])
         optimizer.step(x[:a], grad, None if d is None else d[:a])
         steps[:a] += 1
