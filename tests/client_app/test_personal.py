@@ -112,26 +112,30 @@ def test_a_personal_head_never_travels_and_goes_on(make_flat: MakeFlat) -> None:
 
 
 def test_dittos_model_against_the_rule_written_out(make_flat: MakeFlat) -> None:
-    """v <- v - eta (grad f(v) + lambda (v - x)), over the batches of the round; the shared model is as without."""
+    """v <- v - eta (grad f(v) + lambda (v - x)) over the batches of two rounds with an x each; the shared model is as without."""
     told = {"device_optimizer": "sgd", "clip_norm": 1e9, "local_epochs": 2, **PLAIN}
     settings, plain = parse(make_flat(ditto=0.5, **told)), parse(make_flat(**told))
-    ask, store = question(settings, 1), MemoryStore()
-    reply = host.train(settings, ask, CLIENT, 0, store)
-    assert torch.equal(reply.delta, host.train(plain, ask, CLIENT, 0, MemoryStore()).delta)
-    begun = host.start(settings, replace(ask, round=2), CLIENT, 1, store)
+    first = replace(question(settings, 1), control=None)
+    second = replace(first, round=2, shared=first.shared + 0.3)
+    store, plain_store = MemoryStore(), MemoryStore()
     own, _ = host.shard_of(settings, CLIENT)
-    x = host.start(settings, ask, CLIENT, 0, MemoryStore()).row[None]
-    v, losses = x.clone(), losses_on(begun.model, own, LABELS, begun.layout)
     lengths = [len(ids) for ids in own.input_ids]
-    for epoch in range(2):
-        rng = generator(settings.federation.seed, "batches", CLIENT, 1, epoch)
-        for batch in length_batches(lengths, settings.local.batch_size, rng):
-            leaf = v.clone().requires_grad_()
-            (grad,) = torch.autograd.grad(losses(leaf, batch).sum(), leaf)
-            v = v - settings.local.learning_rate * (grad + 0.5 * (v - x))
-    begun.model.unbind()
-    torch.testing.assert_close(begun.personal, v[0], rtol=0, atol=1e-6)
-    assert not torch.equal(begun.personal, begun.row)
+    v = host.start(settings, first, CLIENT, 0, MemoryStore()).row[None]
+    for accepted, ask in enumerate((first, second)):
+        begun = host.start(settings, ask, CLIENT, accepted, store, commit=False)
+        x, losses = begun.row[None], losses_on(begun.model, own, LABELS, begun.layout)
+        for epoch in range(2):
+            rng = generator(settings.federation.seed, "batches", CLIENT, ask.round, epoch)
+            for batch in length_batches(lengths, settings.local.batch_size, rng):
+                leaf = v.clone().requires_grad_()
+                (grad,) = torch.autograd.grad(losses(leaf, batch).sum(), leaf)
+                v = v - settings.local.learning_rate * (grad + 0.5 * (v - x))
+        begun.model.unbind()
+        reply = host.train(settings, ask, CLIENT, accepted, store)
+        assert torch.equal(reply.delta, host.train(plain, ask, CLIENT, accepted, plain_store).delta)
+        after = host.start(settings, replace(ask, round=3), CLIENT, ask.round, store, commit=False)
+        torch.testing.assert_close(after.personal, v[0], rtol=0, atol=1e-6)
+        assert not torch.equal(after.personal, after.row)
 
 
 def test_the_state_holds_the_prior_for_whoever_has_no_data(make_flat: MakeFlat) -> None:
