@@ -166,8 +166,8 @@ def bytes_are_counted(ran: Ran) -> None:
             ("head", [n for n in names if "head" in n]),
         ):
             payload = PER_ROUND * (sum(SIZES[n] for n in here) * width + scales * len(here))
-            least = payload / 3 if squeezed else payload
-            assert least < line["up_detail"][kind] < payload + PER_ROUND * len(here) * FRAME
+            least, frame = (payload / 3, FRAME + 8) if squeezed else (payload, FRAME)
+            assert least < line["up_detail"][kind] < payload + PER_ROUND * len(here) * frame
         assert ("control" in line["down_detail"]) is (uses_control(ran) and not line["warm_up"])
         assert ("moments" in line["up_detail"]) is (shares_moments(ran) and not line["warm_up"])
         assert "control" not in line["up_detail"]
