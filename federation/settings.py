@@ -166,6 +166,7 @@ class FederationSettings:
     alpha: float = _above(0)
     clients_per_round: int = _whole(1)
     over_sampling: int = _whole(0)
+    min_clients: int = _whole(0)
     quorum: int = _whole(1)
     quorum_wait_s: float = _at_least(0)
     norm_limit: float = _setting("0 or a number above 1", lambda v: v == 0 or v > 1)
@@ -383,6 +384,7 @@ def _check_together(s: Settings) -> None:
     if s.federation.quorum > s.federation.clients_per_round:
         problem = f"a round has no more than clients-per-round = {s.federation.clients_per_round} replies"
         raise InputError("quorum", s.federation.quorum, problem, "Lower it, or raise clients-per-round")
+    _check_beginning(s)
     if s.data.validation_fraction + s.data.test_fraction >= 1:
         raise InputError(
             "validation-fraction",
@@ -404,6 +406,17 @@ def _check_together(s: Settings) -> None:
     _check_partition(s)
     _check_variant(s)
     _check_estimator(s)
+
+
+def _check_beginning(s: Settings) -> None:
+    """A run that begins without some clients begins with enough for a round."""
+    least = s.federation.min_clients
+    if least > s.federation.clients:
+        problem = f"there are only {s.federation.clients} clients"
+        raise InputError("min-clients", least, problem, "Lower it, or raise clients")
+    if 0 < least < s.federation.quorum:
+        problem = f"a round needs quorum = {s.federation.quorum} replies"
+        raise InputError("min-clients", least, problem, "Raise it, or lower quorum")
 
 
 def _check_tuned(s: Settings) -> None:

@@ -188,6 +188,7 @@ BAD: list[tuple[str, Scalar, str]] = [
     ("validation", "data/valid.jsonl", "absolute path"),
     ("test", "./test.jsonl", "absolute path"),
     ("state-disk-mb", -1, "at least 0"),
+    ("min-clients", -1, "at least 0"),
     ("runs-dir", "~/runs", "absolute path"),
     ("run-name", "../elsewhere", "without slashes"),
     ("run-name", "..", "without slashes"),
