@@ -122,7 +122,9 @@ def test_the_other_families_run(make_flat: MakeFlat, model: str, layers: str) ->
 
 
 def test_each_thing_that_travels_has_its_own_precision(make_flat: MakeFlat) -> None:
-    """Sixty prompt tokens, so that the arrays outweigh their framing; int8 comes to less than a quarter, since it is squeezed (and c = 0 to next to nothing)."""
+    """Sixty prompt tokens, so that the arrays outweigh their framing; squeezed int8 comes to less than a
+    quarter, and c = 0 to next to nothing.
+    """
 
     def kilobytes(**changes: Scalar) -> list[float]:
         line = go(make_flat(prompt_tokens=60, rounds=1, **changes)).lines[-1]
