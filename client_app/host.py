@@ -369,7 +369,7 @@ def device_optimizer(
     """One for this round; moments: to go on with, None for a fresh start."""
     local = settings.local
     if local.device_optimizer == "sgd":
-        return SGD(local.learning_rate, local.clip_norm)
+        return SGD(local.learning_rate, local.clip_norm, local.device_momentum)
     if ask.second_moments is None:  # not shared, or the first round: the device's own v
         return Adam(local.learning_rate, local.weight_decay, local.clip_norm, moments)
     sizes = torch.tensor([block.stop - block.start for block in blocks])

@@ -2,7 +2,7 @@
 
     x_i <- x ; m, v <- 0                                          the restart is part of the method
     d   = c - c_i on the shared part, 0 elsewhere                 (0 without device correction)
-    SGD:          x_i <- x_i - eta clip( grad + d )
+    SGD:          v <- beta v + clip( grad + d ) ;  x_i <- x_i - eta v          (beta = 0: plain steps)
     Adam:         g = clip( grad ) ;  x_i <- x_i - eta ( mhat/(sqrt(vhat) + eps) + wd x_i ) ;  x_i <- x_i - eta d
     Adam, shared: g = clip( grad + sqrt(vbar) d ) ;  x_i <- x_i - eta ( mhat/(sqrt(vbar) + eps) + wd x_i )
     proximal:     grad <- grad + mu ( x_i - x ) on the shared part             (FedProx, arXiv 1812.06127)
@@ -39,14 +39,20 @@ class DeviceOptimizer(Protocol):
 
 @dataclass
 class SGD:
-    """Plain steps of size eta on the clipped, corrected gradient."""
+    """Steps of size eta along the clipped, corrected gradients; beta: momentum, as a running sum that starts anew each round."""
 
     eta: float
     clip_norm: float
+    beta: float = 0.0
+    velocity: Tensor | None = None
 
     def step(self, x: Tensor, grad: Tensor, d: Tensor | None) -> None:
-        """x <- x - eta clip(grad + d)."""
-        x.sub_(clip(_plus(grad, d), self.clip_norm), alpha=self.eta)
+        """v <- beta v + clip(grad + d), x <- x - eta v."""
+        v = clip(_plus(grad, d), self.clip_norm)
+        if self.beta:
+            v = v if self.velocity is None else self.beta * self.velocity[: len(v)] + v
+            self.velocity = v
+        x.sub_(v, alpha=self.eta)
 
 
 @dataclass(frozen=True)

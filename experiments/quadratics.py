@@ -298,7 +298,7 @@ class Federation:
         local = self.settings.local
         moments = None if kept.moments is None else Moments((kept.steps,), *kept.moments[:, None])
         if local.device_optimizer == "sgd":
-            return SGD(local.learning_rate, local.clip_norm)
+            return SGD(local.learning_rate, local.clip_norm, local.device_momentum)
         if local.device_second_moment == "shared" and self.state.vbar is not None:
             vbar = self.state.vbar.expand(self.state.x.shape)
             return SharedAdam(local.learning_rate, local.weight_decay, local.clip_norm, vbar, moments)

@@ -232,6 +232,7 @@ class LocalSettings:
     batch_size: int = _whole(1)
     learning_rate: float = _above(0)
     device_optimizer: str = _choice("adam", "sgd")
+    device_momentum: float = _setting("a number from 0 to below 1", lambda v: 0 <= v < 1)
     device_second_moment: str = _choice("local", "shared")
     restart_moments: bool = _flag()
     proximal: float = _at_least(0)
@@ -420,6 +421,9 @@ def _check_together(s: Settings) -> None:
             f"with test-fraction = {s.data.test_fraction} nothing is left to train on",
             "Make the two add up to less than 1",
         )
+    if s.local.device_momentum and s.local.device_optimizer != "sgd":
+        mend = "Set it to 0, or device-optimizer to sgd"
+        raise InputError("device-momentum", s.local.device_momentum, "adam has a momentum of its own", mend)
     if s.local.device_optimizer == "sgd":
         if s.local.device_second_moment == "shared":
             mend = "Set device-optimizer to adam, or device-second-moment to local"

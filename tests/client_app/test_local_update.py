@@ -16,6 +16,7 @@ D = torch.tensor([[0.5, -2.0]], dtype=torch.float64)  # c - c_i on the two param
 VBAR = torch.tensor([4.0, 0.25], dtype=torch.float64)
 OPTIMIZERS: dict[str, Callable[[float], DeviceOptimizer]] = {
     "sgd": lambda norm: SGD(ETA, norm),
+    "momentum": lambda norm: SGD(ETA, norm, 0.8),
     "adam": lambda norm: Adam(ETA, DECAY, norm),
     "shared": lambda norm: SharedAdam(ETA, DECAY, norm, VBAR),
 }
@@ -47,12 +48,14 @@ def start(clients: int = 1, size: int = 4) -> Tensor:
 
 
 @pytest.mark.parametrize(("clip_norm", "tolerance"), [(1e9, 1e-12), (0.7, 1e-5)])  # PyTorch adds 1e-6 to the norm
-@pytest.mark.parametrize("name", ["adam", "sgd"])
+@pytest.mark.parametrize("name", ["adam", "sgd", "momentum"])
 def test_equals_pytorchs_optimizer_with_pytorchs_clipping(name: str, clip_norm: float, tolerance: float) -> None:
     x = torch.nn.Parameter(start())
-    theirs: torch.optim.Optimizer = (
-        torch.optim.AdamW([x], lr=ETA, weight_decay=DECAY) if name == "adam" else torch.optim.SGD([x], lr=ETA)
-    )
+    theirs: torch.optim.Optimizer
+    if name == "adam":
+        theirs = torch.optim.AdamW([x], lr=ETA, weight_decay=DECAY)
+    else:
+        theirs = torch.optim.SGD([x], lr=ETA, momentum=0.8 if name == "momentum" else 0.0)
     norms = []
     for batch in batches(12):
         theirs.zero_grad()
@@ -71,18 +74,19 @@ def by_hand(name: str, x: list[float], gradients: list[list[float]], d: list[flo
     """Section 2.4 in plain Python, for one client; d is 0 beyond the two shared parameters."""
     size = len(x)
     d = d + [0.0] * (size - len(d))
-    m, v = [0.0] * size, [0.0] * size
+    m, v, running = [0.0] * size, [0.0] * size, [0.0] * size
     for t, grad in enumerate(gradients, start=1):
         scaled = [2.0 * d[0], 0.5 * d[1], 0.0, 0.0]  # sqrt(vbar) d
-        inside = {"sgd": d, "adam": [0.0] * size, "shared": scaled}
+        inside = {"sgd": d, "momentum": d, "adam": [0.0] * size, "shared": scaled}
         g = [a + b for a, b in zip(grad, inside[name], strict=True)]
         length = math.sqrt(sum(a * a for a in g))
         g = [a * min(1.0, norm / length) for a in g]
         m = [0.9 * a + 0.1 * b for a, b in zip(m, g, strict=True)]
         v = [0.999 * a + 0.001 * b * b for a, b in zip(v, g, strict=True)]
         for i in range(size):
-            if name == "sgd":
-                x[i] -= ETA * g[i]
+            if name in ("sgd", "momentum"):
+                running[i] = g[i] + (0.8 * running[i] if name == "momentum" else 0.0)
+                x[i] -= ETA * running[i]
                 continue
             root = math.sqrt(v[i] / (1 - 0.999**t))
             if name == "shared" and i < 2:

@@ -174,6 +174,7 @@ BAD: list[tuple[str, Scalar, str]] = [
     ("server-second-momentum", 1.0, "from 0 to below 1"),
     ("server-adaptivity", 0.0, "above 0"),
     ("proximal", -0.1, "at least 0"),
+    ("device-momentum", 1.0, "below 1"),
     ("label-prior", "uniform", "one of none, client"),
     ("personal-head", 1, "true or false"),
     ("ditto", -1.0, "at least 0"),

@@ -44,7 +44,7 @@ def complete(method: str, **others: Scalar) -> Settings:
 def test_the_page_has_every_method() -> None:
     assert set(METHODS) == {
         *("FedAvg", "FedProx", "FedAvgM", "FedAdam", "FedYogi", "FedAdagrad", "SCAFFOLD", "FedNova", "FedVARP"),
-        *("P-tuning v2 with FedAvg", "MomS+AdamD", "FedPepTAO", "FedPepTAO at the published numbers"),
+        *("P-tuning v2 with FedAvg", "MomD", "MomS+AdamD", "FedPepTAO", "FedPepTAO at the published numbers"),
         *("FedPepTAO with shared moments", "released", "released-aliased"),
         *("Prompt Tuning with FedAvg", "FedPrompt", "LPT with FedAvg", "IDPG with FedAvg", "ATTEMPT with FedAvg"),
         *("Adapter with FedAvg", "LoRA with FedAvg"),
@@ -198,6 +198,19 @@ def p_tuning(world: World, given: dict[str, Scalar]) -> Rule:
     return lambda x, asked: world.mean(asked, lambda i: world.adam(i, x))
 
 
+def momd(world: World, given: dict[str, Scalar]) -> Rule:
+    beta = given["device-momentum"]
+
+    def local(i: int, x: Vector) -> Vector:
+        y, v = x.copy(), np.zeros_like(x)
+        for _ in range(world.K[i]):
+            v = beta * v + world.A[i] @ (y - world.a[i])
+            y = y - ETA * v
+        return y
+
+    return lambda x, asked: world.mean(asked, lambda i: local(i, x))
+
+
 def moms_adamd(world: World, given: dict[str, Scalar]) -> Rule:
     m, t, beta = np.zeros(2), 0, given["server-momentum"]
 
@@ -221,6 +234,7 @@ RULES: dict[str, Callable[[World, dict[str, Scalar]], Rule]] = {
     "FedNova": fednova,
     "FedVARP": fedvarp,
     "P-tuning v2 with FedAvg": p_tuning,
+    "MomD": momd,
     "MomS+AdamD": moms_adamd,
     **{f"{name} with FedAvg": p_tuning for name in ("Prompt Tuning", "LPT", "IDPG", "ATTEMPT", "Adapter", "LoRA")},
     "FedPrompt": p_tuning,
