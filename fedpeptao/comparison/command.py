@@ -1,0 +1,87 @@
+"""`fedpeptao compare GRID`: runs the cells that are not there, then makes the tables from the raw files."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fedpeptao.errors import InputError
+
+
+def add_compare(subparsers: Any) -> None:
+    """The subcommand."""
+    parser = subparsers.add_parser(
+        "compare",
+        help="run a grid of methods, tasks, skews and seeds, and make its tables",
+        description="Runs the cells of a grid file that are not there yet, then makes its tables from the raw files alone.",
+    )
+    parser.add_argument("grid", type=Path, metavar="GRID", help="a YAML file such as results/demo.yaml")
+    parser.add_argument("--only", nargs="+", metavar="METHOD", help="run only these methods")
+    parser.add_argument("--tasks", nargs="+", metavar="TASK", help="run only these tasks")
+    parser.add_argument("--seeds", nargs="+", type=int, metavar="N", help="run only these seeds")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="cells at a time (default: 1)")
+    parser.add_argument("--list", action="store_true", help="say which cells there are and which would run, and stop")
+    parser.set_defaults(work=_compare)
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # of all processes that are started; before torch is imported
+    from fedpeptao.comparison.grid_files import read_grid
+
+    if arguments.jobs < 1:
+        raise InputError("--jobs", arguments.jobs, "nothing would run", "Give 1 or more")
+    grid = read_grid(arguments.grid)
+    _check_names("--only", arguments.only, list(grid.methods))
+    _check_names("--tasks", arguments.tasks, list(grid.tasks))
+    from fedpeptao.comparison.raw import found
+    from fedpeptao.comparison.sources import content_sha256, located
+
+    wanted = [
+        cell
+        for cell in grid.cells()
+        if (arguments.only is None or cell.method in arguments.only)
+        and (arguments.tasks is None or cell.task in arguments.tasks)
+        and (arguments.seeds is None or cell.seed in arguments.seeds)
+    ]
+    there = {cell.path: found(cell, content_sha256(cell.settings)) for cell in wanted}
+    missing = [cell for cell in wanted if there[cell.path] is None]
+    untuned = [name for name in grid.untuned() if arguments.only is None or name in arguments.only]
+    for name in untuned:
+        print(f"{name} waits for its learning rate: fedpeptao compare {grid.tuning.path if grid.tuning else ''}")
+    if arguments.list:
+        for cell in wanted:
+            result = there[cell.path]
+            print(f"{'to run' if result is None else result.end['status']:9}  {cell.path.stem}")
+        print(f"{len(wanted)} cells, {len(missing)} to run")
+        return 0
+    for cell in missing:
+        located(cell.settings)  # before any cell runs
+    failed = _run(missing, arguments.jobs) if missing else []
+    return 1 if failed or untuned else 0
+
+
+def _run(missing: Sequence[Any], jobs: int) -> list[Any]:
+    from fedpeptao.comparison.runner import run_cells
+
+    print(f"{len(missing)} cells to run", flush=True)
+    failed = run_cells(missing, _work, jobs, lambda line: print(line, flush=True))
+    if failed:
+        print(f"{len(failed)} failed: {', '.join(cell.path.stem for cell in failed)}", file=sys.stderr)
+    return failed
+
+
+def _work(cell: Any) -> None:
+    """In a process of its own."""
+    from fedpeptao.comparison.cell import run_cell
+
+    run_cell(cell)
+
+
+def _check_names(option: str, given: Sequence[str] | None, known: Sequence[str]) -> None:
+    for name in given or ():
+        if name not in known:
+            raise InputError(option, name, "the grid has none of this name", f"It has {', '.join(known)}")
