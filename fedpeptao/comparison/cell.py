@@ -133,6 +133,7 @@ def _end(summary: Line, why: str | None) -> Line:
         "layers": summary.get("layers"),
         "parameters_per_message": summary.get("parameters_per_message"),
         "seconds": None if why else round(summary["seconds"], 1),
+        "cpu_seconds": round(time.process_time(), 1),
         "clients": {name: [one[key] for one in clients.values()] for name, key in counts.items()},
     }
 

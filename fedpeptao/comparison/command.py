@@ -7,9 +7,12 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fedpeptao.errors import InputError
+
+if TYPE_CHECKING:
+    from fedpeptao.comparison.grid import Cell, ComparisonGrid
 
 
 def add_compare(subparsers: Any) -> None:
@@ -37,9 +40,6 @@ def _compare(arguments: argparse.Namespace) -> int:
     grid = read_grid(arguments.grid)
     _check_names("--only", arguments.only, list(grid.methods))
     _check_names("--tasks", arguments.tasks, list(grid.tasks))
-    from fedpeptao.comparison.raw import found
-    from fedpeptao.comparison.sources import content_sha256, located
-
     wanted = [
         cell
         for cell in grid.cells()
@@ -47,24 +47,44 @@ def _compare(arguments: argparse.Namespace) -> int:
         and (arguments.tasks is None or cell.task in arguments.tasks)
         and (arguments.seeds is None or cell.seed in arguments.seeds)
     ]
-    there = {cell.path: found(cell, content_sha256(cell.settings)) for cell in wanted}
-    missing = [cell for cell in wanted if there[cell.path] is None]
-    untuned = [name for name in grid.untuned() if arguments.only is None or name in arguments.only]
-    for name in untuned:
-        print(f"{name} waits for its learning rate: fedpeptao compare {grid.tuning.path if grid.tuning else ''}")
+    if untuned := [name for name in grid.untuned() if arguments.only is None or name in arguments.only]:
+        first = grid.tuning.path if grid.tuning else ""
+        print(f"No learning rate is chosen yet for {', '.join(untuned)}. First: fedpeptao compare {first}", flush=True)
+    missing = _missing(wanted, taking_over=not arguments.list)
     if arguments.list:
         for cell in wanted:
-            result = there[cell.path]
-            print(f"{'to run' if result is None else result.end['status']:9}  {cell.path.stem}")
+            print(f"{'to run' if cell in missing else 'there':6}  {cell.path.stem}")
         print(f"{len(wanted)} cells, {len(missing)} to run")
         return 0
-    for cell in missing:
-        located(cell.settings)  # before any cell runs
     failed = _run(missing, arguments.jobs) if missing else []
+    _write(read_grid(arguments.grid))
     return 1 if failed or untuned else 0
 
 
-def _run(missing: Sequence[Any], jobs: int) -> list[Any]:
+def _missing(wanted: Sequence[Cell], taking_over: bool) -> list[Cell]:
+    """Cells that have to run; taking_over: those that another grid has are copied first.
+
+    Raises:
+        InputError: the data of one are out of reach.
+    """
+    from fedpeptao.comparison.raw import found, taken_over
+    from fedpeptao.comparison.sources import content_sha256, located
+
+    missing = []
+    for cell in wanted:
+        source = content_sha256(cell.settings)
+        if found(cell, source):
+            continue
+        if taking_over:
+            if path := taken_over(cell, source):
+                print(f"{cell.path.stem} is that of {path.parent.name}", flush=True)
+                continue
+            located(cell.settings)
+        missing.append(cell)
+    return missing
+
+
+def _run(missing: Sequence[Cell], jobs: int) -> list[Cell]:
     from fedpeptao.comparison.runner import run_cells
 
     print(f"{len(missing)} cells to run", flush=True)
@@ -74,7 +94,20 @@ def _run(missing: Sequence[Any], jobs: int) -> list[Any]:
     return failed
 
 
-def _work(cell: Any) -> None:
+def _write(grid: ComparisonGrid) -> None:
+    """The tables of all that is there; that of a grid without a report only when it is whole."""
+    from fedpeptao.comparison.page import write_page
+    from fedpeptao.comparison.raw import found
+    from fedpeptao.comparison.side_by_side import write_table
+
+    if grid.report is not None:
+        write_page(grid, grid.report)
+        print(f"tables: {grid.report.page.resolve()}")
+    elif all(found(cell) for cell in grid.cells()):
+        print(write_table(grid))
+
+
+def _work(cell: Cell) -> None:
     """In a process of its own."""
     from fedpeptao.comparison.cell import run_cell
 

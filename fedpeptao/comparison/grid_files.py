@@ -10,6 +10,7 @@ from federation.settings import Scalar, defaults, parse
 from fedpeptao.comparison.grid import ComparisonGrid, Report
 from fedpeptao.comparison.methods import Method, find, read_methods
 from fedpeptao.comparison.rates import chosen_rates
+from fedpeptao.comparison.sources import in_folder
 from fedpeptao.comparison.yaml_files import check_keys, of_type, read_yaml, without_repeats
 from fedpeptao.errors import InputError
 
@@ -32,14 +33,14 @@ def read_grid(path: Path) -> ComparisonGrid:
     methods = _methods(path, content)
     base = {**defaults(), **of_type(path, "base", content.get("base") or {}, dict, "settings and values")}
     tuning, candidates, chosen = _tuning(path, content.get("learning-rates"))
-    report = _report(path, content.get("report"), methods)
+    report = _report(path, content.get("report"), methods, candidates)
     grid = ComparisonGrid(
         path, base, methods, _tasks(path, content), _seeds(path, content), tuning, candidates, report, chosen
     )
     for method in methods.values():  # a wrong setting is found before any cell runs
         rate = method.rates[0] if method.rates else None
         for task in grid.tasks:
-            parse(dict(grid.cell(method.name, task, next(iter(grid.seeds)), 0, rate).settings))
+            parse(in_folder(grid.cell(method.name, task, next(iter(grid.seeds)), 0, rate).settings, Path("/")))
     return grid
 
 
@@ -90,13 +91,16 @@ def _tuning(path: Path, named: Any) -> tuple[ComparisonGrid | None, bool, dict[s
     return tuning, False, chosen_rates(tuning)
 
 
-def _report(path: Path, content: Any, methods: Mapping[str, Method]) -> Report | None:
+def _report(path: Path, content: Any, methods: Mapping[str, Method], candidates: bool) -> Report | None:
+    """A grid that chooses learning rates has a page, and nothing to measure against."""
     if content is None:
         return None
     check_keys(path, "report", of_type(path, "report", content, dict, "page, reference and target"), REPORT_KEYS)
-    missing = [key for key in REPORT_KEYS if key not in content]
-    if missing:
-        raise InputError(f"report in {path.name}", missing[0], "it is missing", f"Give {', '.join(REPORT_KEYS)}")
+    wanted = REPORT_KEYS[:1] if candidates else REPORT_KEYS
+    if missing := [key for key in wanted if key not in content]:
+        raise InputError(f"report in {path.name}", missing[0], "it is missing", f"Give {', '.join(wanted)}")
+    if candidates:
+        return Report(path.parent / str(content["page"]), "", 0.0)
     find(methods, content["reference"], "report: reference", path)
     target = of_type(path, "report: target", content["target"], (int, float), "a share, such as 0.95")
     return Report(path.parent / str(content["page"]), content["reference"], float(target))

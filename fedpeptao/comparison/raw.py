@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,8 @@ class Result:
     Attributes:
         made: method, task, alpha, seed, rate, settings, metric, source, data, model, versions and machine.
         points: by round.
-        end: status, why, floor, layers, parameters per message, seconds in all, and the last evaluation's counts by client.
+        end: status, why, floor, layers, parameters per message, seconds in all (cpu_seconds: of the
+            process), and the last evaluation's counts by client.
     """
 
     made: Mapping[str, Any]
@@ -113,3 +114,13 @@ def found(cell: Cell, source: str | None = None) -> Result | None:
     made = result.made
     same = {**defaults(), **made["settings"]} == dict(cell.settings) and made["figures"] == FIGURES
     return result if same and source in (None, made["source"]) else None
+
+
+def taken_over(cell: Cell, source: str | None) -> Path | None:
+    """Where the same cell of another grid beside this one is there: copies it, and says whence."""
+    for path in sorted(cell.path.parent.parent.glob(f"*/{cell.path.name}")):
+        if path != cell.path and found(replace(cell, path=path), source):
+            make_folder(cell.path.parent)
+            write_atomically(cell.path, path.read_bytes())
+            return path
+    return None

@@ -22,16 +22,14 @@ def located(settings: Mapping[str, Scalar]) -> dict[str, Scalar]:
     Raises:
         InputError: the environment names no folder, or the file is not there.
     """
-    found = dict(settings)
-    for key, name in _files(settings).items():
-        if FOLDER not in os.environ:
+    files, folder = _files(settings), Path(os.environ.get(FOLDER, ""))
+    for key, name in files.items():
+        if not folder.is_absolute():
             mend = f"Set {FOLDER} to the absolute path of the folder that holds it"
-            raise InputError(key, name, f"it is a file of your own, and {FOLDER} is not set", mend)
-        path = Path(os.environ[FOLDER]) / name
-        if not path.is_file():
-            raise InputError(key, name, f"there is no such file in {path.parent}", f"Put it there, or change {FOLDER}")
-        found[key] = str(path)
-    return found
+            raise InputError(key, name, f"it is a file of your own, and {FOLDER} names no folder", mend)
+        if not (folder / name).is_file():
+            raise InputError(key, name, f"there is no such file in {folder}", f"Put it there, or change {FOLDER}")
+    return in_folder(settings, folder)
 
 
 def content_sha256(settings: Mapping[str, Scalar]) -> str | None:
@@ -44,6 +42,11 @@ def content_sha256(settings: Mapping[str, Scalar]) -> str | None:
         return _embedded() if told["dataset"] == "stdlib-docs" else str(told["dataset"])
     digests = [_file(str(told[key])) for key in _files(settings)]
     return hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def in_folder(settings: Mapping[str, Scalar], folder: Path) -> dict[str, Scalar]:
+    """The settings with data files in a folder, there or not."""
+    return {**settings, **{key: str(folder / name) for key, name in _files(settings).items()}}
 
 
 def _files(settings: Mapping[str, Scalar]) -> dict[str, str]:
