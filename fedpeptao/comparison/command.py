@@ -95,15 +95,17 @@ def _run(missing: Sequence[Cell], jobs: int) -> list[Cell]:
 
 
 def _write(grid: ComparisonGrid) -> None:
-    """The tables of all that is there; that of a grid without a report only when it is whole."""
-    from fedpeptao.comparison.page import write_page
+    """The tables of all that is there; without a report that of a whole grid is printed."""
+    from fedpeptao.comparison.page import rates_table, write_page
     from fedpeptao.comparison.raw import found
     from fedpeptao.comparison.side_by_side import write_table
 
     if grid.report is not None:
         write_page(grid, grid.report)
         print(f"tables: {grid.report.page.resolve()}")
-    elif all(found(cell) for cell in grid.cells()):
+    elif grid.candidates:
+        print(rates_table(grid))
+    elif not grid.untuned() and all((one := found(cell)) and one.completed for cell in grid.cells()):
         print(write_table(grid))
 
 

@@ -76,8 +76,7 @@ def to_target(place: Place, report: Report) -> str:
             rows.append(_by_its_end(title(place, method), final, [targets[seed] for seed in runs]))
             continue
         reached = [first_reaching(one.points, _personalised, targets[seed]) for seed, one in runs.items()]
-        cells = [[None if point is None else measure(point) for point in reached] for measure in MEASURES.values()]
-        rows.append([title(place, method), *(number(values, "never") for values in cells)])
+        rows.append([title(place, method), *(_until(reached, measure) for measure in MEASURES.values())])
     share = percent(list(targets.values()), MISSING) if targets else MISSING
     return markdown([f"to a personalised figure of {share}", *MEASURES], rows)
 
@@ -118,6 +117,12 @@ def _mean(row: Sequence[float | None]) -> float | None:
     """None where one is missing."""
     there = [value for value in row if value is not None]
     return statistics.fmean(there) if len(there) == len(row) else None
+
+
+def _until(reached: Sequence[Point | None], measure: Callable[[Point], float | None]) -> str:
+    """A measure where the target was reached, by seed; a dash where it was not taken."""
+    values = {seed: measure(point) for seed, point in enumerate(reached) if point is not None}
+    return "-" if None in values.values() else number([values.get(seed) for seed in range(len(reached))], "never")
 
 
 def _by_its_end(name: str, final: Sequence[float | None], targets: Sequence[float]) -> list[str]:
