@@ -36,7 +36,7 @@ def spectrum_of(settings: Settings, ask: Ask, client: int) -> CurvatureReply:
         ValueError: a product, or a gradient, was not finite.
     """
     started = time.monotonic()
-    model = resources.prompted(settings, ask.layers, ask.labels)
+    model = resources.tuned(settings, ask.layers, ask.labels)
     train, _ = shard_of(settings, client)
     groups = _groups(settings, client, train)
     losses = losses_on(model, train, ask.labels)

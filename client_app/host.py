@@ -9,7 +9,7 @@ import hashlib
 import itertools
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from client_app.local_update import SGD, Adam, DeviceOptimizer, LocalResult, Moments, Pull, SharedAdam, local_update
-from client_app.state import ClientState, StateStore
+from client_app.state import DITTO, LOG_PRIOR, ClientState, StateStore
 from data.batches import Encoded, joined, length_batches, score_batches
 from federation import resources
 from federation.channels import make_channels
@@ -28,7 +28,7 @@ from federation.metrics import ACCURACY
 from federation.randomness import generator, torch_seed
 from federation.settings import Settings
 from models.layout import Layout
-from models.prompted import PromptedModel
+from models.tuned_model import TunedModel
 from strategies.selection import SCORE_BATCH, batch_score, travelling_names
 
 
@@ -79,7 +79,9 @@ class Start:
         model: with prompts on all layers that this client has some on.
         layout: the model's parameters, those that travel first.
         shared: R_s, how many travel.
-        row: x_i, [R] float32.
+        row: x_i, [R] float32, where training starts.
+        personal: the client's own model, [R] float32: `row`, but for Ditto's.
+        log_prior: of its labels, [1, classes] float32; None without.
         initial: the shared model: what was received, and the common initial values elsewhere, [R] float32.
         control: c_i, [R_s]; zeros where there is none of this epoch.
         moments: Adam's m and v, [2, R], to go on with; None to start anew.
@@ -88,10 +90,12 @@ class Start:
         residual: r_i, [R_s]; zeros where there is none.
     """
 
-    model: PromptedModel
+    model: TunedModel
     layout: Layout
     shared: int
     row: Tensor
+    personal: Tensor
+    log_prior: Tensor | None
     initial: Tensor
     control: Tensor
     moments: Tensor | None
@@ -105,20 +109,24 @@ def start(settings: Settings, ask: Ask, client: int, accepted: int, store: State
 
     commit: not to evaluate: the server may not have kept yet what it tells.
     """
-    model = resources.prompted(settings, ask.layers, ask.labels)
-    layout = model.layout.first(travelling_names(model.layout, ask.layers))
+    model = resources.tuned(settings, ask.layers, ask.labels)
+    layout = model.layout.first(_travelling(settings, model.layout, ask.layers))
     values = model.layout.unflatten(model.initial(settings.federation.seed, settings.model.prompt_init_std))
     travelling = travelling_layout(settings, ask.layers, ask.labels).unflatten(ask.shared)
     kept = store.resume(client, accepted) if commit else store.look(client, accepted)
     state = kept or ClientState(0, ask.epoch, {})
     own = {name: value for name, value in state.local.items() if name in layout.names}
+    second = {name.removeprefix(DITTO): value for name, value in state.local.items() if name.startswith(DITTO)}
+    mine = {**values, **own, **travelling}
     control = state.control if state.epoch == ask.epoch else None
     goes_on = state.warm_up == ask.warm_up
     return Start(
         model=model,
         layout=layout,
         shared=len(ask.shared),
-        row=layout.flatten({**values, **own, **travelling}),
+        row=layout.flatten(mine),
+        personal=layout.flatten({**mine, **second}),
+        log_prior=log_prior(settings, client, ask.labels),
         initial=layout.flatten({**values, **travelling}),
         control=torch.zeros(len(ask.shared)) if control is None else control,
         moments=state.moments if goes_on else None,
@@ -139,17 +147,34 @@ def _moments(begun: Sequence[Start], device: torch.device) -> Moments | None:
 
 def travelling_layout(settings: Settings, layers: tuple[int, ...], labels: Sequence[str]) -> Layout:
     """The parameters that travel, in the order of x."""
-    model = resources.prompted(settings, layers, labels)
-    return model.layout.select(travelling_names(model.layout, layers))
+    model = resources.tuned(settings, layers, labels)
+    return model.layout.select(_travelling(settings, model.layout, layers))
+
+
+def _travelling(settings: Settings, layout: Layout, layers: tuple[int, ...]) -> list[str]:
+    return travelling_names(layout, layers, head=not settings.personal.personal_head)
+
+
+def log_prior(settings: Settings, client: int, labels: Sequence[str]) -> Tensor | None:
+    """log p_i(y) of a client's training labels, one counted more of each class, [1, classes]; None where none is added.
+
+    With it in the loss the scores are trained as if labels were balanced (balanced softmax, arXiv 2007.10740; for label skew
+    between clients arXiv 2209.00189): the shared model learns p(text | label), each client knows its own p(label).
+    """
+    if settings.personal.label_prior == "none":
+        return None
+    counts = Counter(shard_of(settings, client)[0].labels)
+    frequency = torch.tensor([[counts[label] + 1.0 for label in labels]])
+    return (frequency / frequency.sum()).log().to(resources.backbone(settings).device)
 
 
 def fingerprint(settings: Settings, layers: tuple[int, ...], labels: Sequence[str]) -> str:
-    """Of all that a client's state fits whatever S is: model, data, prompts, classes and head."""
-    entries = resources.prompted(settings, layers, labels).layout.entries
+    """Of all that a client's state fits whatever S is: model, data, shapes of what is tuned, classes and head."""
+    entries = resources.tuned(settings, layers, labels).layout.entries
     facts = [
         resources.backbone(settings).fingerprint,
         resources.splits(settings).sha256,
-        settings.model.prompt_tokens,
+        sorted({(entry.name.split(".")[0], entry.shape) for entry in entries if entry.layer is not None}),
         list(labels),
         [(entry.name, entry.shape) for entry in entries if entry.layer is None],
     ]
@@ -183,23 +208,26 @@ def train_together(
     first = begun[0]
     model, layout, device = first.model, first.layout, first.model.backbone.device
     d = None if ask.control is None else torch.stack([ask.control - one.control for one in begun]).to(device)
-    blocks = layout.select(travelling_names(model.layout, ask.layers)).blocks
+    blocks = layout.select(_travelling(settings, model.layout, ask.layers)).blocks
     shared_moments = settings.local.device_second_moment == "shared" and not ask.warm_up
     optimizer = device_optimizer(settings, ask, blocks, device, _moments(begun, device))
+    priors = [one.log_prior for one in begun if one.log_prior is not None]
+    losses = stack_losses_on(model, joined(shards), ask.labels, layout, torch.cat(priors) if priors else None)
     with _in_training(settings, model, clients[0], ask.round):
         result = local_update(
             torch.stack([one.row for one in begun]).to(device),
             _stacked_batches(settings, clients, shards, ask.round),
-            stack_losses_on(model, joined(shards), ask.labels, layout),
+            losses,
             optimizer,
             d,
             blocks if shared_moments else (),
             _pull(settings, ask, first.shared),
             active=len,
         )
+        second = _ditto(settings, ask, begun, _stacked_batches(settings, clients, shards, ask.round), losses)
     moments = optimizer.moments if isinstance(optimizer, Adam) and not settings.local.restart_moments else None
     return [
-        _finish(settings, ask, client, one, evaluation, result, place, moments, store)
+        _finish(settings, ask, client, one, evaluation, result, place, moments, second, store)
         for place, (client, one, evaluation) in enumerate(zip(clients, begun, evaluations, strict=True))
     ]
 
@@ -213,6 +241,7 @@ def _finish(
     result: LocalResult,
     place: int,
     moments: Moments | None,
+    second: Tensor | None,
     store: StateStore,
 ) -> TrainReply:
     """Keeps what stays of a client, and its answer; place: in the stack."""
@@ -221,7 +250,11 @@ def _finish(
     control = None
     if ask.control is not None:
         control = begun.control + delta / (steps * settings.local.learning_rate) - ask.control
-    kept = ClientState(ask.round, ask.epoch, _staying(begun, ask, row), control, warm_up=ask.warm_up, residual=residual)
+    local = _staying(settings, begun, ask, row)
+    if second is not None:
+        local |= {f"{DITTO}{name}": value for name, value in begun.layout.unflatten(second[place].cpu()).items()}
+    local |= _kept_prior(begun)
+    kept = ClientState(ask.round, ask.epoch, local, control, warm_up=ask.warm_up, residual=residual)
     if moments is not None:
         own = torch.stack([moments.m[place], moments.v[place]]).cpu()
         kept = replace(kept, moments=own, steps=moments.t[place])
@@ -260,8 +293,8 @@ def evaluate(settings: Settings, ask: Ask, client: int, accepted: int, store: St
     begun = start(settings, ask, client, accepted, store, commit=False)
     train_shard, validation_shard = shard_of(settings, client)
     if settings.local.final_local_epochs and ask.round == settings.federation.rounds:
-        begun = replace(begun, row=_trained_alone(settings, ask, client, begun, train_shard))
-        kept = ClientState(ask.round + 1, ask.epoch, begun.layout.unflatten(begun.row))
+        begun = replace(begun, personal=_trained_alone(settings, ask, client, begun, train_shard))
+        kept = ClientState(ask.round + 1, ask.epoch, begun.layout.unflatten(begun.personal) | _kept_prior(begun))
         store.keep(client, kept)
     return EvaluateReply(client, ask.round, "", _evaluate(settings, begun, validation_shard, ask.labels, True))
 
@@ -271,16 +304,16 @@ def _trained_alone(settings: Settings, ask: Ask, client: int, begun: Start, shar
     model, after = begun.model, ask.round + 1
     with _in_training(settings, model, client, after):
         result = local_update(
-            begun.row[None].to(model.backbone.device),
+            begun.personal[None].to(model.backbone.device),
             _batches(settings, shard, client, after, settings.local.final_local_epochs),
-            losses_on(model, shard, ask.labels, begun.layout),
+            losses_on(model, shard, ask.labels, begun.layout, begun.log_prior),
             device_optimizer(settings, ask, (), model.backbone.device),
         )
     return result.rows[0].cpu()
 
 
 @contextmanager
-def _in_training(settings: Settings, model: PromptedModel, client: int, round_number: int) -> Iterator[None]:
+def _in_training(settings: Settings, model: TunedModel, client: int, round_number: int) -> Iterator[None]:
     """Dropout, where there is any, from (seed, client, round)."""
     torch.manual_seed(torch_seed(settings.federation.seed, "dropout", client, round_number))
     model.backbone.train(True)
@@ -291,11 +324,38 @@ def _in_training(settings: Settings, model: PromptedModel, client: int, round_nu
         model.unbind()
 
 
-def _staying(begun: Start, ask: Ask, row: Tensor) -> dict[str, Tensor]:
-    """The prompts to keep: those of layers outside S; in a warm-up round, when S is not known yet, all."""
-    layers = () if ask.warm_up else ask.layers
-    stay = {entry.name for entry in begun.layout.entries if entry.layer is not None and entry.layer not in layers}
+def _staying(settings: Settings, begun: Start, ask: Ask, row: Tensor) -> dict[str, Tensor]:
+    """What to keep: what does not travel; in a warm-up round, when S is not known yet, all that may stay here later."""
+    stay = set(begun.layout.names) - set(_travelling(settings, begun.layout, ask.layers))
+    if ask.warm_up:
+        stay |= {entry.name for entry in begun.layout.entries if entry.layer is not None}
     return {name: value for name, value in begun.layout.unflatten(row).items() if name in stay}
+
+
+def _kept_prior(begun: Start) -> dict[str, Tensor]:
+    """For whoever uses the client's model without its data."""
+    return {} if begun.log_prior is None else {LOG_PRIOR: begun.log_prior[0].cpu()}
+
+
+def _ditto(
+    settings: Settings,
+    ask: Ask,
+    begun: Sequence[Start],
+    batches: Iterator[list[list[int]]],
+    losses: Callable[[Tensor, list[list[int]]], Tensor],
+) -> Tensor | None:
+    """Each client's personal model [C, R] after the same batches, pulled towards the shared one (Ditto, arXiv 2012.04221).
+
+    v_i <- v_i - eta ( grad f_i(v_i) + lambda (v_i - x) )
+    """
+    if not settings.personal.ditto:
+        return None
+    first, device = begun[0], begun[0].model.backbone.device
+    centre = torch.stack([one.row for one in begun]).to(device)
+    optimizer = device_optimizer(settings, replace(ask, second_moments=None), (), device)
+    pull = Pull(settings.personal.ditto, first.shared, centre)
+    rows = torch.stack([one.personal for one in begun]).to(device)
+    return local_update(rows, batches, losses, optimizer, pull=pull, active=len).rows
 
 
 def _pull(settings: Settings, ask: Ask, shared: int) -> Pull | None:
@@ -346,11 +406,11 @@ def _batches(settings: Settings, shard: Encoded, client: int, round_number: int,
 def _evaluate(settings: Settings, begun: Start, shard: Encoded, labels: Sequence[str], shared_too: bool) -> Evaluation:
     model, device = begun.model, begun.model.backbone.device
     size = settings.run.evaluation_batch_size
-    model.bind(begun.row[None].to(device), begun.layout)
+    model.bind(begun.personal[None].to(device), begun.layout, log_prior=begun.log_prior)
     own = count(model, shard, labels, size)
     together = Counts()
     if shared_too:
-        if not torch.equal(begun.row, begun.initial):
+        if begun.log_prior is not None or not torch.equal(begun.personal, begun.initial):
             model.bind(begun.initial[None].to(device), begun.layout)
             together = count(model, shard, labels, size)
         else:

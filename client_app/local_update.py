@@ -118,10 +118,17 @@ class SharedAdam(Adam):
 
 @dataclass(frozen=True)
 class Pull:
-    """The proximal term: mu/2 times the squared distance of the first `shared` parameters to where they started."""
+    """The proximal term: mu/2 times the squared distance of the first `shared` parameters to a centre.
+
+    Attributes:
+        mu: its weight.
+        shared: how many parameters it is on.
+        centre: [C, R]; None: where they started.
+    """
 
     mu: float
     shared: int
+    centre: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -160,7 +167,7 @@ def local_update(
         optimizer: fresh for this round.
         d: c - c_i, [C, shared].
         blocks: the blocks of shared parameters whose squared gradients are averaged.
-        pull: FedProx's, back to the start.
+        pull: FedProx's, back to the start, or Ditto's, to the shared model.
         active: a of a batch; all clients by default.
 
     Raises:
@@ -169,6 +176,7 @@ def local_update(
     x = rows.detach().clone()
     steps, loss_sum = torch.zeros(len(x), dtype=torch.long), torch.zeros(len(x), dtype=torch.float64)
     squares = torch.zeros(len(x), len(blocks), dtype=torch.float64)
+    centre = rows if pull is None or pull.centre is None else pull.centre
     for batch in batches:
         a = len(x) if active is None else active(batch)
         grad, loss = gradient(x[:a], batch, losses)
@@ -178,7 +186,7 @@ def local_update(
         for b, block in enumerate(blocks):
             squares[:a, b] += grad[:, block].to(torch.float64).square().mean(dim=1).cpu()
         if pull is not None:
-            grad = _plus(grad, pull.mu * (x[:a] - rows[:a])[:, : pull.shared])
+            grad = _plus(grad, pull.mu * (x[:a] - centre[:a])[:, : pull.shared])
         optimizer.step(x[:a], grad, None if d is None else d[:a])
         steps[:a] += 1
         loss_sum[:a] += loss.to(torch.float64).cpu()

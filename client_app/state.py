@@ -13,6 +13,11 @@ from typing import Protocol
 
 from torch import Tensor
 
+DITTO = "ditto."
+"""Before the names of a personal model beside the shared one."""
+LOG_PRIOR = "log prior"
+"""Name of what the client adds to its class scores, [classes] in nats."""
+
 
 class StateError(RuntimeError):
     """A client's state cannot be kept or read for now; the client's reply says why, and the round goes on without it."""
@@ -25,7 +30,8 @@ class ClientState:
     Attributes:
         round: the round that made it.
         epoch: of its control variate.
-        local: prompts by name, float32: those that do not travel; after a warm-up round all, since any may stay here later.
+        local: what does not travel by name, float32 (after a warm-up round all that may stay here later); a second,
+            personal model under names with DITTO before them; LOG_PRIOR.
         control: c_i over the parameters that travel, [R] float32; None without device correction.
         moments: Adam's m and v over all that the client trains, [2, R] float32; None where they start anew each round.
         steps: optimiser steps behind the moments.

@@ -30,10 +30,11 @@ from transformers.utils import logging as reports
 
 from experiments.family_configurations import FAMILIES, VOCABULARY, Family
 from fedpeptao.errors import InputError
+from models import deep_prompts
 from models.backbone import Backbone, load_backbone
 from models.export import to_peft
-from models.prompted import PromptedModel
 from models.random_models import random_tokenizer
+from models.tuned_model import TunedModel
 
 WORDS = ("great", "terrible", "acceptable")
 """Tokens of the tokenizer that is saved with each model."""
@@ -89,21 +90,21 @@ def load(folder: Path, **options: Any) -> Backbone:
         return load_backbone(str(folder), **options)
 
 
-def by_words(folder: Path, layers: Sequence[int] = (0, 1), loss: str = "vocabulary", **options: Any) -> PromptedModel:
+def by_words(folder: Path, layers: Sequence[int] = (0, 1), loss: str = "vocabulary", **options: Any) -> TunedModel:
     """The saved language model, deciding by `WORDS`."""
     backbone = load(folder, **{"head": "auto", "words": WORDS, **options})
     backbone.build_head("auto", len(WORDS), WORDS)
-    return PromptedModel(backbone, layers, PROMPT_TOKENS, loss)
+    return deep_prompts.prompted(backbone, layers, PROMPT_TOKENS, loss)
 
 
-def bound(model: PromptedModel, seed: int = 1) -> Tensor:
+def bound(model: TunedModel, seed: int = 1) -> Tensor:
     """A row [R] that is bound to the model, with gradients."""
     row = model.initial(seed, std=STD).requires_grad_()
     model.bind(row[None])
     return row
 
 
-def texts(model: PromptedModel, lengths: Sequence[int] = LENGTHS) -> dict[str, Tensor]:
+def texts(model: TunedModel, lengths: Sequence[int] = LENGTHS) -> dict[str, Tensor]:
     """Random tokens, padded on the right; the answer stands in the middle of an encoder's text, at the end of a decoder's."""
     generator, size = torch.Generator().manual_seed(3), torch.tensor(lengths)
     ids = torch.randint(10, 250, (len(lengths), max(lengths)), generator=generator)
@@ -113,13 +114,13 @@ def texts(model: PromptedModel, lengths: Sequence[int] = LENGTHS) -> dict[str, T
     return {"input_ids": ids, "attention_mask": mask.long(), "answer_at": answer_at}
 
 
-def whole_output(model: PromptedModel, inputs: dict[str, Tensor], row: Tensor) -> Tensor:
+def whole_output(model: TunedModel, inputs: dict[str, Tensor], row: Tensor) -> Tensor:
     """Every position through the output layer, [B, T, vocabulary]: the model's own forward pass, prompts put in by hand."""
     backbone, values = model.backbone, model.layout.unflatten(row[None])
     for layer in model.layers:
         backbone.slots[layer].prompt = values[f"prompt.{layer}"]
     arguments = backbone.forward_arguments(inputs)
-    positions = backbone.position_ids(arguments["input_ids"], arguments["attention_mask"], model.prompt_tokens)
+    positions = backbone.position_ids(arguments["input_ids"], arguments["attention_mask"], model.technique.shift)
     arguments |= {} if positions is None else {"position_ids": positions}
     try:
         return backbone.model(**arguments).logits.float()
@@ -162,7 +163,7 @@ def _peft(family: Family, folder: Path, lengths: Sequence[int]) -> tuple[float |
     except InputError as error:
         return None, error.problem
     backbone.build_head("model", CLASSES)
-    model = PromptedModel(backbone, (0, 1), PROMPT_TOKENS)
+    model = deep_prompts.prompted(backbone, (0, 1), PROMPT_TOKENS)
     inputs, row = texts(model, lengths), bound(model)
     if told := to_peft(model, row, folder / "adapter", [str(label) for label in range(CLASSES)]):
         return None, told

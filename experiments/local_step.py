@@ -32,9 +32,10 @@ from data.tasks import load_task
 from experiments.machine import RESULTS, facts, write
 from federation.evaluation import losses_on, stack_losses_on
 from federation.randomness import generator
+from models import deep_prompts
 from models.backbone import Backbone, load_backbone
 from models.hidden_states import StateCache
-from models.prompted import PromptedModel
+from models.tuned_model import TunedModel
 
 MODULE = "experiments.local_step"
 TOKENS, BATCH, ETA, SEED, VOCABULARY = 20, 8, 0.01, 0, 50_000
@@ -121,14 +122,14 @@ class Bench:
             torch.nn.utils.clip_grad_norm_(weights, 1.0)
             optimizer.step()
 
-    def model(self, layers: Sequence[int], way: Way) -> PromptedModel:
+    def model(self, layers: Sequence[int], way: Way) -> TunedModel:
         """Prompts in these layers alone."""
-        model = PromptedModel(self.backbone, layers, TOKENS)
+        model = deep_prompts.prompted(self.backbone, layers, TOKENS)
         if way.kept_states:
             model.keep_lower_states(StateCache(torch.float32, 1 << 30, 0))
         return model
 
-    def ours(self, model: PromptedModel, way: Way) -> None:
+    def ours(self, model: TunedModel, way: Way) -> None:
         """One epoch of our loop."""
         row, batches = model.initial(SEED), self.batches(way.length_batches)
         losses = losses_on(model, self.data, self.labels) if way.at_the_mask else self.loss_of_every_token(model)
@@ -138,7 +139,7 @@ class Bench:
             else:
                 self._with_pytorchs_optimizer(model, row, batches, losses)
 
-    def loss_of_every_token(self, model: PromptedModel) -> Callable[[Tensor, Sequence[int]], Tensor]:
+    def loss_of_every_token(self, model: TunedModel) -> Callable[[Tensor, Sequence[int]], Tensor]:
         """The same loss from the output of every token."""
 
         def losses(rows: Tensor, batch: Sequence[int]) -> Tensor:
@@ -155,7 +156,7 @@ class Bench:
 
     @staticmethod
     def _with_pytorchs_optimizer(
-        model: PromptedModel, row: Tensor, batches: Batches, losses: Callable[[Tensor, Sequence[int]], Tensor]
+        model: TunedModel, row: Tensor, batches: Batches, losses: Callable[[Tensor, Sequence[int]], Tensor]
     ) -> None:
         weights = [value.clone().requires_grad_() for value in model.layout.unflatten(row).values()]
         optimizer = torch.optim.AdamW(weights, lr=ETA, weight_decay=0.0, foreach=False)
@@ -165,7 +166,7 @@ class Bench:
             torch.nn.utils.clip_grad_norm_(weights, 1.0)
             optimizer.step()
 
-    def together(self, model: PromptedModel, clients: int, stacked: bool) -> None:
+    def together(self, model: TunedModel, clients: int, stacked: bool) -> None:
         """The data dealt out to so many clients, one after the other or as one stack."""
         parts = [list(range(client, len(self.data), clients)) for client in range(clients)]
         each = [[part[i : i + BATCH] for i in range(0, len(part), BATCH)] for part in parts]

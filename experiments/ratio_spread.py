@@ -146,7 +146,7 @@ def _stages(settings: Settings, folder: Path) -> Any:
 def _spectra(
     settings: Settings, row: Tensor, labels: tuple[str, ...], stage: int, client: int, n: int, probes: int
 ) -> list[Row]:
-    model = resources.prompted(settings, tuple(range(resources.backbone(settings).num_layers)), labels)
+    model = resources.tuned(settings, tuple(range(resources.backbone(settings).num_layers)), labels)
     train, _ = shard_of(settings, client)
     batch = generator(0, "curvature", client).permutation(len(train))[:n].tolist()
     losses = losses_on(model, train, labels)

@@ -18,6 +18,7 @@ from torch import Tensor
 from federation.channels import Channel
 from federation.codec import FloatCodec, Shape
 from federation.messages import MessageError
+from federation.squeezing import most_squeezed, squeeze, unsqueeze
 
 _HEADER_LIMIT = 512  # numpy's own take 128 bytes
 _VECTOR = FloatCodec(np.float32)
@@ -26,7 +27,9 @@ _VECTOR = FloatCodec(np.float32)
 def write_row(row: Tensor, channel: Channel) -> ArrayRecord:
     """A row [R], an array a name; exact for what the channel's `as_sent` gave."""
     parts = channel.layout.unflatten(row)
-    return ArrayRecord({name: Array(channel.codec.encode(part)) for name, part in parts.items()})
+    arrays = {name: channel.codec.encode(part) for name, part in parts.items()}
+    squeezed = channel.codec.squeezed
+    return ArrayRecord({name: Array(squeeze(array) if squeezed else array) for name, array in arrays.items()})
 
 
 def read_row(arrays: Mapping[str, Array], record: str, channel: Channel) -> Tensor:
@@ -42,7 +45,9 @@ def read_row(arrays: Mapping[str, Array], record: str, channel: Channel) -> Tens
     parts = {}
     for entry in layout.entries:
         try:
-            found = _checked(arrays[entry.name], *channel.codec.form(entry.shape))
+            dtype, shape = channel.codec.form(entry.shape)
+            find = _unsqueezed if channel.codec.squeezed else _checked
+            found = find(arrays[entry.name], dtype, shape)
             parts[entry.name] = channel.codec.decode(found, entry.shape)
         except ValueError as error:
             raise MessageError(f"{entry.name} in {record!r}: {error}") from error
@@ -80,6 +85,16 @@ def _checked(array: Array, dtype: np.dtype, shape: Shape) -> np.ndarray:
     if len(array.data) - start != dtype.itemsize * math.prod(shape):
         raise ValueError(f"{len(array.data) - start} bytes are not {math.prod(shape)} numbers of {dtype}")
     return np.frombuffer(array.data, dtype, offset=start).reshape(shape)
+
+
+def _unsqueezed(array: Array, dtype: np.dtype, shape: Shape) -> np.ndarray:
+    """The same of an array whose bytes are coded."""
+    _, coded_shape, start = _header(array.data)
+    most = most_squeezed(dtype.itemsize * math.prod(shape))
+    if len(coded_shape) == 1 and coded_shape[0] > most:
+        raise ValueError(f"{coded_shape[0]} bytes of code are more than {math.prod(shape)} numbers of {dtype} have")
+    coded = _checked(array, np.dtype(np.uint8), (len(array.data) - start,))
+    return unsqueeze(coded, dtype, shape)
 
 
 def _header(data: bytes) -> tuple[np.dtype, Shape, int]:

@@ -37,7 +37,7 @@ class Channel:
         return torch.cat([self.codec.rounded(row[place], rng) for place in self.layout.slices.values()])
 
     def bytes_of(self, entry: Entry) -> int:
-        """Of its array, without the framing of numpy's file format."""
+        """Of its array, without the framing of numpy's file format, and before it is squeezed."""
         dtype, shape = self.codec.form(entry.shape)
         return dtype.itemsize * math.prod(shape)
 

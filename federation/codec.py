@@ -21,7 +21,13 @@ Shape = tuple[int, ...]
 
 
 class Codec(Protocol):
-    """Numbers of any shape as an array, and back."""
+    """Numbers of any shape as an array, and back.
+
+    Attributes:
+        squeezed: whether the array's bytes travel in a Huffman code.
+    """
+
+    squeezed: bool
 
     def rounded(self, values: Tensor, rng: np.random.Generator) -> Tensor:
         """What the other end will see of `values`: float32, of their shape."""
@@ -38,6 +44,8 @@ class Codec(Protocol):
 
 class FloatCodec:
     """IEEE floating point of a given width. float16 saturates at its largest number instead of turning infinite."""
+
+    squeezed = False
 
     def __init__(self, dtype: type[np.floating]) -> None:
         self.dtype = np.dtype(dtype)
@@ -64,8 +72,11 @@ class Int8Codec:
     """Whole numbers q from -127 to 127 times 2^k, with a k for each block of so many numbers.
 
     k is the smallest with max |v| <= 127 x 2^k in the block, so that what was rounded once is a multiple of every scale it can be
-    given again: encoding it is exact. One int8 array holds all k, then all q, in 1 + 1/block bytes a number.
+    given again: encoding it is exact. One int8 array holds all k, then all q, in 1 + 1/block bytes a number,
+    before they are squeezed.
     """
+
+    squeezed = True
 
     def __init__(self, block: int = BLOCK) -> None:
         self.block = block

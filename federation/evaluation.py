@@ -11,7 +11,7 @@ from torch import Tensor
 from data.batches import Encoded, pad
 from models.backbone import Backbone
 from models.layout import Layout
-from models.prompted import PromptedModel
+from models.tuned_model import TunedModel
 
 
 @dataclass(frozen=True)
@@ -51,29 +51,43 @@ def targets(encoded: Encoded, labels: Sequence[str]) -> Tensor:
 
 
 def losses_on(
-    model: PromptedModel, encoded: Encoded, labels: Sequence[str], layout: Layout | None = None
+    model: TunedModel,
+    encoded: Encoded,
+    labels: Sequence[str],
+    layout: Layout | None = None,
+    log_prior: Tensor | None = None,
 ) -> Callable[[Tensor, Sequence[int]], Tensor]:
-    """The model as a function from (rows [1, R] in the order of layout, numbers of examples) to their mean loss [1]."""
+    """The model as a function from (rows [1, R] in the order of layout, numbers of examples) to their mean loss [1].
+
+    log_prior: what is added to the class scores, [1, classes].
+    """
     wanted = targets(encoded, labels).to(model.backbone.device)
 
     def losses(rows: Tensor, batch: Sequence[int]) -> Tensor:
-        model.bind(rows, layout)
+        model.bind(rows, layout, log_prior=log_prior)
         return model.loss(model_inputs(model, encoded, batch), wanted[batch])[None]
 
     return losses
 
 
 def stack_losses_on(
-    model: PromptedModel, encoded: Encoded, labels: Sequence[str], layout: Layout | None = None
+    model: TunedModel,
+    encoded: Encoded,
+    labels: Sequence[str],
+    layout: Layout | None = None,
+    log_priors: Tensor | None = None,
 ) -> Callable[[Tensor, Sequence[Sequence[int]]], Tensor]:
-    """The same for several clients in one forward pass: rows [a, R] and each client's examples, to its mean cross-entropy [a]."""
+    """The same for several clients in one forward pass: rows [a, R] and each client's examples, to its mean cross-entropy [a].
+
+    log_priors: of all clients of the stack, [C, classes].
+    """
     wanted = targets(encoded, labels).to(model.backbone.device)
 
     def losses(rows: Tensor, batch: Sequence[Sequence[int]]) -> Tensor:
         sizes = [len(examples) for examples in batch]
         examples = [example for own in batch for example in own]
         owner = torch.arange(len(rows)).repeat_interleave(torch.tensor(sizes)).to(rows.device)
-        model.bind(rows, layout, owner)
+        model.bind(rows, layout, owner, None if log_priors is None else log_priors[: len(rows)])
         inputs = model_inputs(model, encoded, examples)
         if len(batch) == 1:  # the bits of `losses_on`
             return model.loss(inputs, wanted[examples])[None]
@@ -84,7 +98,7 @@ def stack_losses_on(
 
 
 @torch.no_grad()
-def scored(model: PromptedModel, encoded: Encoded, batch_size: int) -> Iterator[tuple[list[int], Tensor]]:
+def scored(model: TunedModel, encoded: Encoded, batch_size: int) -> Iterator[tuple[list[int], Tensor]]:
     """Places and class scores [B, classes] by the parameters that are bound to the model now, in batches of similar length."""
     by_length = sorted(range(len(encoded)), key=lambda i: (len(encoded.input_ids[i]), i))
     for start in range(0, len(by_length), batch_size):
@@ -92,7 +106,7 @@ def scored(model: PromptedModel, encoded: Encoded, batch_size: int) -> Iterator[
         yield rows, model.logits(model_inputs(model, encoded, rows))
 
 
-def count(model: PromptedModel, encoded: Encoded, labels: Sequence[str], batch_size: int) -> Counts:
+def count(model: TunedModel, encoded: Encoded, labels: Sequence[str], batch_size: int) -> Counts:
     """Evaluates the parameters that are bound to the model now."""
     wanted = targets(encoded, labels).to(model.backbone.device)
     loss_sum, classes = 0.0, len(labels)
@@ -109,7 +123,7 @@ def batch_inputs(backbone: Backbone, encoded: Encoded, rows: Sequence[int]) -> d
     return pad(encoded, rows, pad_token_id=backbone.tokenizer.pad_token_id, device=backbone.device)
 
 
-def model_inputs(model: PromptedModel, encoded: Encoded, rows: Sequence[int]) -> dict[str, Tensor]:
+def model_inputs(model: TunedModel, encoded: Encoded, rows: Sequence[int]) -> dict[str, Tensor]:
     """The same, with what enters the lowest prompted layer where that is kept."""
     inputs = batch_inputs(model.backbone, encoded, rows)
     if model.lower is not None:

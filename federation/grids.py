@@ -188,8 +188,8 @@ def count_bytes(content: RecordDict) -> Counter[str]:
     counts: Counter[str] = Counter()
     for record, arrays in content.array_records.items():
         for name, array in arrays.items():
-            special = record.split(".")[0]
-            kind = special if special in ("control", "moments") else ("head" if name.startswith("head.") else "prompts")
+            special, named = record.split(".")[0], name.split(".")[0]
+            kind = special if special in ("control", "moments") else {"prompt": "prompts"}.get(named, named)
             counts[kind] += len(array.data) + len(name)
     for config in content.config_records.values():
         counts["config"] += config_record_to_proto(config).ByteSize()

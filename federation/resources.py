@@ -17,9 +17,11 @@ from data.tasks import Task, load_task
 from federation.metrics import ACCURACY
 from federation.settings import DataSettings, FederationSettings, ModelSettings, Settings
 from fedpeptao.errors import InputError
+from models import techniques
 from models.backbone import Backbone, load_backbone
 from models.hidden_states import DTYPES, StateCache
-from models.prompted import PromptedModel
+from models.technique import Options
+from models.tuned_model import TunedModel
 
 STYLES = {"masked-lm": "mask", "causal-lm": "causal"}
 """Which template a kind of head needs; the others take texts as they are."""
@@ -109,8 +111,8 @@ def client_names(settings: Settings) -> list[str]:
     return partition.client_names(splits(settings))
 
 
-def prompted(settings: Settings, layers: tuple[int, ...], labels: Sequence[str]) -> PromptedModel:
-    """The backbone with prompts in all layers, or in `layers` alone (section 2.3), and a head for these labels.
+def tuned(settings: Settings, layers: tuple[int, ...], labels: Sequence[str]) -> TunedModel:
+    """The backbone with what is tuned on all layers, or on `layers` alone (section 2.3), and a head for these labels.
 
     Raises:
         InputError: the task has label words, and none for one of them.
@@ -123,7 +125,7 @@ def prompted(settings: Settings, layers: tuple[int, ...], labels: Sequence[str])
         problem = f"the task has no label word for {', '.join(unknown[:5])}"
         raise InputError("labels", ",".join(labels), problem, f"Its labels are {', '.join(known)}")
     words = tuple(known[label] for label in labels) if known else ()
-    return _prompted(settings.model, seed, layers, len(labels), tuple(known.values()), words)
+    return _tuned(settings.model, seed, layers, len(labels), tuple(known.values()), words)
 
 
 @lru_cache(maxsize=1)
@@ -148,17 +150,18 @@ def _backbone(model: ModelSettings, seed: int, words: tuple[str, ...]) -> Backbo
 
 
 @lru_cache(maxsize=1)
-def _prompted(
+def _tuned(
     model: ModelSettings, seed: int, layers: tuple[int, ...], labels: int, task: tuple[str, ...], words: tuple[str, ...]
-) -> PromptedModel:
+) -> TunedModel:
     loaded = _backbone(model, seed, task)
     loaded.build_head("auto", labels, words)
-    prompted = PromptedModel(loaded, layers, model.prompt_tokens, model.label_loss)
+    options = Options(prompt_tokens=model.prompt_tokens)
+    found = TunedModel(loaded, techniques.build(model.tuned, loaded, layers, options), model.label_loss)
     if model.backbone_dropout == 0 and model.hidden_cache_mb + model.hidden_cache_disk_mb > 0:
         megabyte = 2**20
         sizes = (model.hidden_cache_mb * megabyte, model.hidden_cache_disk_mb * megabyte)
-        prompted.keep_lower_states(StateCache(DTYPES[model.hidden_cache_dtype], *sizes))
-    return prompted
+        found.keep_lower_states(StateCache(DTYPES[model.hidden_cache_dtype], *sizes))
+    return found
 
 
 @lru_cache(maxsize=1)
@@ -194,7 +197,7 @@ def _tokenised(data: DataSettings, model: ModelSettings, seed: int, words: tuple
 
 def _encoded(data: DataSettings, model: ModelSettings, seed: int, words: tuple[str, ...], rows: Dataset) -> Encoded:
     loaded = _backbone(model, seed, words)
-    positions = loaded.text_positions(model.prompt_tokens)
+    positions = loaded.text_positions(model.positions_taken)
     return encode(
         rows,
         loaded.tokenizer,

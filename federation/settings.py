@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from data.endings import ENDINGS, TASKS
 from fedpeptao.errors import InputError
+from models.technique_names import BY_LAYER, PROMPTS, TECHNIQUES
 
 Scalar = str | int | float | bool
 Flat = Mapping[str, Scalar]
@@ -107,7 +108,7 @@ def _layers() -> Any:
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """The frozen backbone, its head and its prompts."""
+    """The frozen backbone, its head and what is tuned in it."""
 
     model: str = _place()
     dtype: str = _choice("float32", "bfloat16", "float16")
@@ -118,11 +119,17 @@ class ModelSettings:
     gradient_checkpointing: bool = _flag()
     head: str = _choice("auto", "linear", "model", "masked-lm", "causal-lm")
     label_loss: str = _choice("vocabulary", "label-words")
+    tuned: str = _choice(*TECHNIQUES)
     prompt_tokens: int = _whole(1)
     prompt_init_std: float = _at_least(0)
     hidden_cache_mb: int = _whole(0)
     hidden_cache_disk_mb: int = _whole(0)
     hidden_cache_dtype: str = _choice("float32", "bfloat16", "float16")
+
+    @property
+    def positions_taken(self) -> int:
+        """Positions that texts cannot have."""
+        return self.prompt_tokens if self.tuned in PROMPTS else 0
 
 
 @dataclass(frozen=True)
@@ -210,6 +217,15 @@ class LocalSettings:
 
 
 @dataclass(frozen=True)
+class PersonalSettings:
+    """What makes a client's model its own, beside the prompts that stay with it."""
+
+    label_prior: str = _choice("none", "client")
+    personal_head: bool = _flag()
+    ditto: float = _at_least(0)
+
+
+@dataclass(frozen=True)
 class ServerSettings:
     """The server's update (section 2.5), and the precision of what travels."""
 
@@ -265,6 +281,7 @@ class Settings:
     federation: FederationSettings
     selection: SelectionSettings
     local: LocalSettings
+    personal: PersonalSettings
     server: ServerSettings
     run: RunSettings
 
@@ -280,6 +297,7 @@ _GROUPS: dict[str, type] = {
     "federation": FederationSettings,
     "selection": SelectionSettings,
     "local": LocalSettings,
+    "personal": PersonalSettings,
     "server": ServerSettings,
     "run": RunSettings,
 }
@@ -382,9 +400,17 @@ def _check_together(s: Settings) -> None:
     if s.local.clients_together > 1 and s.model.backbone_dropout > 0:
         problem = f"with backbone-dropout = {s.model.backbone_dropout:g} a client's result would depend on its company"
         raise InputError("clients-together", s.local.clients_together, problem, "Set one of them to its default")
+    _check_tuned(s)
     _check_partition(s)
     _check_variant(s)
     _check_estimator(s)
+
+
+def _check_tuned(s: Settings) -> None:
+    """What has no layers leaves none to select."""
+    if s.model.tuned not in BY_LAYER and s.selection.layers != "all":
+        problem = f"tuned = {_toml(s.model.tuned)} has nothing that belongs to a layer, so all of it travels"
+        raise InputError("layers", s.selection.layers, problem, 'Set layers to "all"')
 
 
 def _check_partition(s: Settings) -> None:

@@ -18,7 +18,7 @@ from federation.metrics import ACCURACY, NAMES, metric_of, score, square
 from federation.randomness import generator
 from federation.settings import Settings
 from fedpeptao.errors import InputError
-from models.prompted import PromptedModel
+from models.tuned_model import TunedModel
 from strategies.selection import sample_clients
 
 PROGRESS_S = 10.0
@@ -51,7 +51,7 @@ def train_centrally(settings: Settings, quiet: bool = False) -> dict[str, Any]:
     resources.set_threads(settings)
     data, backbone = resources.tokenised(settings), resources.backbone(settings)
     labels = resources.classes(settings, data.train.labels)
-    model = resources.prompted(settings, tuple(range(backbone.num_layers)), labels)
+    model = resources.tuned(settings, tuple(range(backbone.num_layers)), labels)
     steps, started = federated_steps(settings), time.monotonic()
     local = settings.local
     batches = _batches(settings, data.train, steps)
@@ -86,7 +86,7 @@ def as_table(figures: dict[str, Any]) -> str:
 
 
 def _figures(
-    settings: Settings, model: PromptedModel, examples: Encoded | None, labels: list[str]
+    settings: Settings, model: TunedModel, examples: Encoded | None, labels: list[str]
 ) -> dict[str, Any] | None:
     if examples is None:
         return None

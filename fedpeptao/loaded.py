@@ -15,6 +15,7 @@ from datasets import Dataset
 from torch import Tensor
 
 from client_app.disk_store import peek
+from client_app.state import DITTO, LOG_PRIOR
 from data.batches import Encoded
 from federation import resources
 from federation.evaluation import scored
@@ -23,7 +24,7 @@ from federation.settings import Scalar
 from fedpeptao.errors import InputError
 from fedpeptao.saved import EXPORTED, Saved, read_run
 from models.export import save_parameters, to_peft
-from models.prompted import PromptedModel
+from models.tuned_model import TunedModel
 from server_app.run_folder import FACTS, METRICS, PARAMETERS, SETTINGS, SUMMARY, read_history, write_json
 
 ADAPTER = "adapter"
@@ -37,12 +38,14 @@ class LoadedModel:
         saved: the folder it comes from.
         client: whose own prompts it has; None: the shared model.
         row: [R] float32.
+        log_prior: what a client adds to the class scores, [classes] in nats; None without.
         remarks: what a user should know, a line each.
     """
 
     saved: Saved
     client: int | None
     row: Tensor
+    log_prior: Tensor | None
     remarks: tuple[str, ...]
 
     @property
@@ -51,9 +54,9 @@ class LoadedModel:
         return self.saved.labels
 
     @property
-    def model(self) -> PromptedModel:
+    def model(self) -> TunedModel:
         """The process's model; asked for each time, since another folder's may have taken its place."""
-        return resources.prompted(self.saved.settings, self.saved.layers, self.labels)
+        return resources.tuned(self.saved.settings, self.saved.layers, self.labels)
 
     def encode(
         self, texts: Sequence[str], pairs: Sequence[str] | None = None, labels: Sequence[str] | None = None
@@ -73,7 +76,9 @@ class LoadedModel:
         """Class scores [n, classes], float32 on the CPU, in batches of similar length."""
         found = torch.empty(len(encoded), len(self.labels))
         model, size = self.model, self.saved.settings.run.evaluation_batch_size
-        model.bind(self.row[None].to(model.backbone.device))
+        device = model.backbone.device
+        prior = None if self.log_prior is None else self.log_prior[None].to(device)
+        model.bind(self.row[None].to(device), log_prior=prior)
         try:
             for rows, logits in scored(model, encoded, size):
                 found[rows] = logits.cpu()
@@ -109,7 +114,13 @@ class LoadedModel:
         save_parameters(folder / PARAMETERS, model.layout, self.row)
         write_json(folder / SETTINGS, saved.settings.flat())
         write_json(folder / FACTS, saved.facts)
-        origin = {"status": EXPORTED, "run": saved.name, "client": self.client}
+        origin: dict[str, Any] = {"status": EXPORTED, "run": saved.name, "client": self.client}
+        if self.log_prior is not None:
+            origin["log_prior"] = self.log_prior.tolist()
+            without = (
+                "the client's label prior is not in the adapter: add log_prior of summary.json to its class scores"
+            )
+            note = without if note is None else f"{note}; {without}"
         write_json(folder / SUMMARY, {**origin, "labels": self.labels, "layers": saved.layers, "adapter_note": note})
         return note
 
@@ -145,10 +156,14 @@ def open_model(
     """
     saved = read_run(run, overriding)
     own, remarks = ({}, ()) if client is None else _own_parameters(saved, client, state_dir)
-    model = resources.prompted(saved.settings, saved.layers, saved.labels)
+    model = resources.tuned(saved.settings, saved.layers, saved.labels)
     settings = saved.settings
     initial = model.layout.unflatten(model.initial(settings.federation.seed, settings.model.prompt_init_std))
-    own = {name: value for name, value in own.items() if name in initial}
+    prior = own.get(LOG_PRIOR)
+    if prior is None and (kept := saved.summary.get("log_prior")):
+        prior = torch.tensor(kept)
+    second = {name.removeprefix(DITTO): value for name, value in own.items() if name.startswith(DITTO)}
+    own = {**{name: value for name, value in own.items() if name in initial}, **second}
     try:
         row = model.layout.flatten({**initial, **saved.parameters, **own})
     except ValueError as error:
@@ -160,7 +175,7 @@ def open_model(
     if known not in (None, found):
         fingerprints = f"fingerprint {found[:8]}, then {str(known)[:8]}"
         remarks = (*remarks, f"{model.backbone.name} is not bit for bit the model of the run ({fingerprints})")
-    return LoadedModel(saved, client, row, (*saved.remarks, *remarks))
+    return LoadedModel(saved, client, row, prior, (*saved.remarks, *remarks))
 
 
 def _own_parameters(saved: Saved, client: int, state_dir: Path | None) -> tuple[Mapping[str, Tensor], tuple[str, ...]]:
@@ -172,7 +187,9 @@ def _own_parameters(saved: Saved, client: int, state_dir: Path | None) -> tuple[
     if not 0 <= client < clients:
         raise InputError("--client", client, "there is no such client", f"The run has clients 0 to {clients - 1}")
     finally_trained = saved.settings.local.final_local_epochs > 0 and saved.summary.get("status") == "completed"
-    if not finally_trained and saved.settings.selection.unselected_prompts == "none":
+    personal = saved.settings.personal
+    something = personal.personal_head or personal.ditto or personal.label_prior != "none"
+    if not (finally_trained or something) and saved.settings.selection.unselected_prompts == "none":
         return {}, (
             f'unselected-prompts = "none": client {client} has no prompts of its own, this is the shared model',
         )

@@ -88,12 +88,12 @@ class Backbone:
         return self._classes
 
     def build_head(self, kind: str, num_labels: int, words: Sequence[str] = ()) -> None:
-        """Make the head for `num_labels` classes; initial values of what is tuned in it come from `PromptedModel.initial`.
+        """Make the head for `num_labels` classes; initial values of what is tuned in it come from `TunedModel.initial`.
 
         kind: "auto" for `head_kind`, the one the model was loaded with, or another that such a model can have.
         words: a language model's label words, in the order of the classes.
 
-        PromptedModels made before it are of no more use. InputError of head or words where the model cannot have it.
+        TunedModels made before it are of no more use. InputError of head or words where the model cannot have it.
         """
         kind = self.head_kind if kind == "auto" else kind
         if (kind in LANGUAGE or self.head_kind in LANGUAGE) and kind != self.head_kind:
@@ -154,16 +154,19 @@ class Backbone:
         taken.setdefault("attention_mask", torch.ones_like(taken["input_ids"]))
         return taken
 
+    def shifted_arguments(self, inputs: dict[str, Tensor], shift: int) -> dict[str, Tensor]:
+        """The same with the positions of the text tokens shifted by so many places, where the model takes positions."""
+        arguments = self.forward_arguments(inputs)
+        positions = self.position_ids(arguments["input_ids"], arguments["attention_mask"], shift)
+        return arguments if positions is None else {**arguments, "position_ids": positions}
+
     @torch.no_grad()
-    def states_entering(self, layer: int, inputs: dict[str, Tensor], prompt_tokens: int) -> Tensor:
+    def states_entering(self, layer: int, inputs: dict[str, Tensor], shift: int) -> Tensor:
         """Hidden states [B, T, d] that enter `layer`, dropout off; what lies above is not computed.
 
-        Positions are shifted by `prompt_tokens`, as in a forward pass with prompts.
+        Positions are shifted by `shift`, as in a forward pass with as many prompts.
         """
-        arguments = self.forward_arguments(inputs)
-        positions = self.position_ids(arguments["input_ids"], arguments["attention_mask"], prompt_tokens)
-        if positions is not None:
-            arguments["position_ids"] = positions
+        arguments = self.shifted_arguments(inputs, shift)
         training = self.model.training
         self.model.train(False)
         try:

@@ -17,7 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fedpeptao.errors import InputError
 from models.layout import Layout
-from models.prompted import PromptedModel
+from models.tuned_model import TunedModel
 
 Loss = Callable[[Tensor], Tensor]  # x [R] -> a scalar
 _STEPS, _TOLERANCE, _ROUNDING = (1e-2, 1e-3, 1e-4), 0.05, 5e-7  # of the check
@@ -82,7 +82,7 @@ def prompt_loss(losses: Callable[[Tensor], Tensor], layout: Layout, row: Tensor)
     return lambda x: losses(torch.cat([x, head])[None]).sum(), row[:size]
 
 
-def check_second_derivative(model: PromptedModel, key: str, value: str) -> None:
+def check_second_derivative(model: TunedModel, key: str, value: str) -> None:
     """One product on two short texts against a difference of gradients; model: with all its prompts, its backbone in float32.
 
     The comparison is needed: a kernel that is marked as differentiable once drops out of a product without a word.

@@ -81,15 +81,15 @@ class LowerLayers:
 
     Args:
         backbone: without dropout, or in evaluation mode whenever this is used.
-        layer: the lowest with a prompt, above 0.
-        prompt_tokens: N_p, by which positions are shifted below it as well.
-        cache: whose states are those of this backbone, layer and N_p.
+        layer: the lowest that is tuned, above 0.
+        shift: of the positions below it, as in a forward pass.
+        cache: whose states are those of this backbone, layer and shift.
     """
 
-    def __init__(self, backbone: Backbone, layer: int, prompt_tokens: int, cache: StateCache) -> None:
+    def __init__(self, backbone: Backbone, layer: int, shift: int, cache: StateCache) -> None:
         if not 0 < layer < backbone.num_layers:
             raise ValueError(f"layer {layer} has no layers below it, or is none of {backbone.num_layers}")
-        self.backbone, self.layer, self.prompt_tokens, self.cache = backbone, layer, prompt_tokens, cache
+        self.backbone, self.layer, self.shift, self.cache = backbone, layer, shift, cache
 
     def states(self, texts: Sequence[Ids], types: Sequence[Ids] | None) -> Tensor:
         """What enters the layer, [B, longest, d] in the backbone's type and on its device; 0 behind each text.
@@ -112,7 +112,7 @@ class LowerLayers:
             inputs = {"input_ids": torch.tensor([list(ids)])}
             if types is not None:
                 inputs["token_type_ids"] = torch.tensor([list(types)])
-            kept = self.backbone.states_entering(self.layer, inputs, self.prompt_tokens)[0]
+            kept = self.backbone.states_entering(self.layer, inputs, self.shift)[0]
             kept = kept.to("cpu", self.cache.dtype)  # also where there is no room: the same bits, kept or not
             self.cache.put(key, kept)
         return kept

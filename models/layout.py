@@ -15,11 +15,19 @@ from torch import Tensor, cat
 
 @dataclass(frozen=True)
 class Entry:
-    """One named tensor of a row; `layer` is None for an entry of the head."""
+    """One named tensor of a row.
+
+    Attributes:
+        name: its own.
+        layer: None for what belongs to no layer, such as the head.
+        shape: without clients.
+        parts: equal parts along the first axis, each a block of the shared second moments: key and value of a prompt.
+    """
 
     name: str
     layer: int | None
     shape: tuple[int, ...]
+    parts: int = 1
 
     @property
     def size(self) -> int:
@@ -58,18 +66,11 @@ class Layout:
 
     @property
     def blocks(self) -> tuple[slice, ...]:
-        """Blocks of the shared second moments (section 2.4 of docs/ALGORITHMS.md), in row order, covering the row.
-
-        One per head tensor, two per prompt: its first axis is (key, value), so its halves are its blocks.
-        """
+        """Blocks of the shared second moments (section 2.4 of docs/ALGORITHMS.md), in row order, covering the row."""
         found, slices = [], self.slices
         for entry in self.entries:
-            where = slices[entry.name]
-            if entry.layer is None:
-                found.append(where)
-            else:
-                middle = where.start + entry.size // 2
-                found += [slice(where.start, middle), slice(middle, where.stop)]
+            start, size = slices[entry.name].start, entry.size // entry.parts
+            found += [slice(start + part * size, start + (part + 1) * size) for part in range(entry.parts)]
         return tuple(found)
 
     def select(self, names: Collection[str]) -> Layout:

@@ -17,7 +17,8 @@ from federation.limits import size_of
 from federation.settings import Settings
 from fedpeptao.errors import InputError
 from models.layout import Entry
-from models.prompted import PromptedModel
+from models.technique_names import PROMPTS
+from models.tuned_model import TunedModel
 from server_app.console import traffic_table
 from server_app.roll_call import RollCall
 from strategies.build import build, build_warm_up
@@ -101,12 +102,14 @@ class Assembly:
         check_limit(settings, strategy)
         return strategy
 
-    def _model(self, layers: tuple[int, ...]) -> PromptedModel:
-        return resources.prompted(self.settings, layers, self.labels)
+    def _model(self, layers: tuple[int, ...]) -> TunedModel:
+        return resources.tuned(self.settings, layers, self.labels)
 
     def _channels(self, layers: tuple[int, ...]) -> Channels:
         layout = self._model(layers).layout
-        return make_channels(self.settings, layout.select(travelling_names(layout, layers)))
+        return make_channels(
+            self.settings, layout.select(travelling_names(layout, layers, not self.settings.personal.personal_head))
+        )
 
 
 def check_limit(settings: Settings, strategy: PromptStrategy) -> None:
@@ -127,9 +130,9 @@ def check_limit(settings: Settings, strategy: PromptStrategy) -> None:
         raise InputError("message-limit-mb", limit, f"messages of this run have up to {needed:,} bytes", mend)
 
 
-def strategy_model(settings: Settings, strategy: PromptStrategy) -> PromptedModel:
+def strategy_model(settings: Settings, strategy: PromptStrategy) -> TunedModel:
     """The model of a strategy's layers."""
-    return resources.prompted(settings, strategy.roster.layers, strategy.roster.labels)
+    return resources.tuned(settings, strategy.roster.layers, strategy.roster.labels)
 
 
 def whole_row(settings: Settings, strategy: PromptStrategy) -> Tensor:
@@ -139,7 +142,7 @@ def whole_row(settings: Settings, strategy: PromptStrategy) -> Tensor:
     return model.layout.flatten({**initial_values(settings, model), **travelling})
 
 
-def initial_values(settings: Settings, model: PromptedModel) -> dict[str, Tensor]:
+def initial_values(settings: Settings, model: TunedModel) -> dict[str, Tensor]:
     """The common initial values by name, float32."""
     row = model.initial(settings.federation.seed, settings.model.prompt_init_std)
     return model.layout.unflatten(row)
@@ -149,24 +152,27 @@ def traffic(settings: Settings, strategy: PromptStrategy) -> str:
     """What will travel per client and round, and what stays."""
     model = strategy_model(settings, strategy)
     layers, channels = strategy.roster.layers, strategy.channels
-    head = [entry for entry in strategy.layout.entries if entry.layer is None]
-    here = [entry for entry in strategy.layout.entries if entry.layer is not None]
-    elsewhere = (here[:1] * (len(here) // len(layers))) * (model.backbone.num_layers - len(layers))
+    entries, noun = strategy.layout.entries, "prompts" if settings.model.tuned in PROMPTS else settings.model.tuned
+    head = [entry for entry in entries if entry.name.startswith("head.")]
+    here = [entry for entry in entries if entry not in head]
+    by_layer = [entry for entry in here if entry.layer is not None]
+    elsewhere = [entry for entry in by_layer if entry.layer == layers[0]] * (model.backbone.num_layers - len(layers))
+    where = f"{noun} of {len(layers)} selected layers" if by_layer else noun
     corrected = strategy.algorithm.downlink(strategy.state) is not None
-    control = strategy.layout.entries if corrected else ()
+    control = entries if corrected else ()
     rows: list[tuple[str, Sequence[Entry], Channel, bool]] = [
-        (f"prompts of {len(layers)} selected layers, down", here, channels.model, True),
-        (f"prompts of {len(layers)} selected layers, up", here, channels.update, True),
+        (f"{where}, down", here, channels.model, True),
+        (f"{where}, up", here, channels.update, True),
         ("head, down", head, channels.model, True),
         ("head, up", head, channels.update, True),
         ("control variate, down", control, channels.control, True),
-        ("prompts of the other layers, down", elsewhere, channels.model, False),
-        ("prompts of the other layers, up", elsewhere, channels.update, False),
+        (f"{noun} of the other layers, down", elsewhere, channels.model, False),
+        (f"{noun} of the other layers, up", elsewhere, channels.update, False),
     ]
     counted = [
-        (name, sum(entry.size for entry in entries), sum(map(channel.bytes_of, entries)), travels)
-        for name, entries, channel, travels in rows
-        if entries
+        (name, sum(entry.size for entry in group), sum(map(channel.bytes_of, group)), travels)
+        for name, group, channel, travels in rows
+        if group
     ]
     exact = 4 * sum(entry.size for entry in (*here, *elsewhere, *head))
     return traffic_table(counted, all_layers_bytes=2 * exact)

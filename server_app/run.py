@@ -91,19 +91,24 @@ def check_inputs(settings: Settings) -> None:
     resources.check_labels(settings)
     backbone = resources.backbone(settings)
     roll_call.check_layers(settings, backbone.num_layers)
-    tokens = settings.model.prompt_tokens
+    tokens = settings.model.positions_taken
     positions = backbone.text_positions(tokens)
     if positions is not None and positions < 1:
         mend = f"Use fewer than {positions + tokens}"
         raise InputError("prompt-tokens", tokens, "they leave no position for a text", mend)
     two = [*resources.label_words(settings), "0", "1"][:2]  # of any labels: the run's are not known yet
-    model = resources.prompted(settings, tuple(range(backbone.num_layers)), two)  # refuses a head that it cannot have
+    model = resources.tuned(settings, tuple(range(backbone.num_layers)), two)  # refuses a head that it cannot have
     if settings.selection.estimator:
         check_second_derivative(model, "ratio", settings.selection.estimator)
     if settings.local.clients_together > 1 and (other := model.of_one_client()):
         problem = f"the head's {other[0]} cannot differ from client to client within one forward pass"
         raise InputError(
             "clients-together", settings.local.clients_together, problem, 'Set it to 1, or head to "linear"'
+        )
+    if settings.personal.label_prior != "none" and model.loss_is_over_vocabulary:
+        problem = "a prior of the labels needs a loss over the labels, and a label word's is over the whole vocabulary"
+        raise InputError(
+            "label-prior", settings.personal.label_prior, problem, 'Set label-loss to "label-words", or this to "none"'
         )
     data = resources.tokenised(settings)
     cut = sum(part.cut for part in (data.train, data.validation, data.test) if part is not None)

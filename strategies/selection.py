@@ -20,6 +20,7 @@ from torch import Tensor
 from models.layout import Layout
 
 EPS = 1e-5
+HEAD = "head."
 SCORE_BATCH = 8  # B: one number for every run, since zeta grows with it
 
 
@@ -80,6 +81,7 @@ def sample_clients(clients: Sequence[int], count: int, rng: np.random.Generator)
     return [clients[i] for i in rng.choice(len(clients), size=min(count, len(clients)), replace=False)]
 
 
-def travelling_names(layout: Layout, layers: Collection[int]) -> list[str]:
-    """The parameters that travel: those of the selected layers, and all that belong to no layer (the head)."""
-    return [entry.name for entry in layout.entries if entry.layer is None or entry.layer in layers]
+def travelling_names(layout: Layout, layers: Collection[int], head: bool = True) -> list[str]:
+    """The parameters that travel: those of the selected layers, and what belongs to no layer; `head`: that among them."""
+    chosen = [entry for entry in layout.entries if entry.layer is None or entry.layer in layers]
+    return [entry.name for entry in chosen if head or not entry.name.startswith(HEAD)]

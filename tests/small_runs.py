@@ -19,7 +19,7 @@ from federation import resources
 from federation.grids import ClientCall, InProcessGrid
 from federation.settings import Scalar, Settings, defaults, parse
 from models.layout import Layout
-from models.prompted import PromptedModel
+from models.tuned_model import TunedModel
 from server_app.run import run
 from server_app.run_folder import read_history
 from strategies.selection import travelling_names
@@ -145,16 +145,16 @@ def go(flat: Flat, nodes: int = 2, client_app: ClientCall = app) -> Ran:
 
 def model_of(
     settings: Settings, layers: tuple[int, ...], labels: int | Sequence[str]
-) -> tuple[PromptedModel, Layout, Tensor]:
+) -> tuple[TunedModel, Layout, Tensor]:
     """The process's model, the layout of what travels, and the initial values of that, [R]."""
     names = [str(label) for label in range(labels)] if isinstance(labels, int) else labels
-    model = resources.prompted(settings, layers, names)
+    model = resources.tuned(settings, layers, names)
     layout = model.layout.select(travelling_names(model.layout, layers))
     row = model.layout.unflatten(model.initial(settings.federation.seed, settings.model.prompt_init_std))
     return model, layout, layout.flatten({name: row[name] for name in layout.names})
 
 
-def shared_row(ran: Ran, model: PromptedModel) -> Tensor:
+def shared_row(ran: Ran, model: TunedModel) -> Tensor:
     """The shared model [1, R] of a run: its parameters, and initial values where nothing was trained."""
     initial = model.layout.unflatten(model.initial(ran.settings.federation.seed, ran.settings.model.prompt_init_std))
     return model.layout.flatten({**initial, **ran.parameters})[None]

@@ -11,6 +11,7 @@ import torch
 from federation import evaluation, resources
 from federation.settings import parse
 from fedpeptao import ceiling
+from fedpeptao.errors import InputError
 from fedpeptao.loaded import open_model
 from models import recompute
 from models.export import load_parameters
@@ -56,6 +57,13 @@ def test_a_run_tunes_and_sends_prompts_alone(
     assert any("prompts of 1 selected layers, down" in line for line in shown)
     _reproduces(ran, model)
     _opens_again(ran)
+
+
+def test_a_prior_of_labels_needs_a_loss_over_them(make_flat: MakeFlat) -> None:
+    flat = make_flat(model="random:roberta", label_prior="client")
+    with pytest.raises(InputError, match=r'label-prior.*label-loss to "label-words"'):
+        go(flat)
+    assert go({**flat, "label-loss": "label-words"}).summary["status"] == "completed"
 
 
 def _reproduces(ran: Ran, model: str) -> None:

@@ -52,7 +52,7 @@ def _what_ran(run: Run) -> str:
     skew = "the same labels for all" if s["partition"] == "iid" else f"labels skewed by Dirichlet({s['alpha']})"
     epochs, tokens = _plural(s["local-epochs"], "local epoch"), _plural(s["prompt-tokens"], "token")
     text = f"{s['clients']} clients, {s['clients-per-round']} a round, {s['rounds']} rounds of {epochs}; {skew}; "
-    text += f"seed {s['seed']}. Prompts of {tokens}"
+    text += f"seed {s['seed']}. " + (f"Prompts of {tokens}" if s["tuned"] == "deep-prompts" else f"Tuned: {s['tuned']}")
     layers, of = summary.get("layers"), len(summary.get("layer_scores") or [])
     if layers:
         named = f"{'layer' if len(layers) == 1 else 'layers'} {', '.join(map(str, layers))}"

@@ -231,6 +231,6 @@ def test_nothing_is_left_on_the_model(flat: Flat, scale: float) -> None:
         spectrum_of(settings, replace(ask, shared=ask.shared * scale), CLIENT)
     except ValueError:
         assert scale > 1
-    model = resources.prompted(settings, (0, 1), LABELS)
+    model = resources.tuned(settings, (0, 1), LABELS)
     assert all(slot.prompt is None for slot in model.backbone.slots)
     assert not any(parameter.requires_grad for parameter in model.backbone.model.parameters())

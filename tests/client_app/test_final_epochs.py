@@ -97,7 +97,7 @@ def test_without_rounds_each_client_trains_alone(make_flat: MakeFlat) -> None:
     assert line["global_accuracy"] is not None
     per_client = ran.summary["final"]["per_client"].values()
     assert sum(c["loss_sum"] for c in per_client) < sum(c["shared_loss_sum"] for c in per_client)
-    model = resources.prompted(ran.settings, ran.layers, ran.labels)
+    model = resources.tuned(ran.settings, ran.layers, ran.labels)
     initial = model.layout.unflatten(model.initial(ran.settings.federation.seed, ran.settings.model.prompt_init_std))
     assert equal(ran.parameters, {name: initial[name] for name in ran.parameters})
 
@@ -108,7 +108,7 @@ def test_one_client_with_all_data_is_central_training(make_flat: MakeFlat) -> No
     plain = {"drift_correction": "none", "server_optimizer": "none"}
     ran = go(make_flat(rounds=2, local_epochs=2, **central, **plain), nodes=1)
     settings, data = ran.settings, resources.tokenised(ran.settings)
-    model = resources.prompted(settings, ran.layers, ran.labels)
+    model = resources.tuned(settings, ran.layers, ran.labels)
     losses = losses_on(model, data.train, ran.labels)
     row = model.initial(settings.federation.seed, settings.model.prompt_init_std)[None].requires_grad_()
     optimizer = torch.optim.AdamW([row], lr=settings.local.learning_rate, weight_decay=0.0)

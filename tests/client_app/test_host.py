@@ -16,7 +16,7 @@ from federation import resources
 from federation.evaluation import losses_on
 from federation.messages import Ask
 from federation.settings import Scalar, Settings, parse
-from models.prompted import PromptedModel
+from models.tuned_model import TunedModel
 from strategies.selection import batch_score
 from tests.small_runs import Flat, examples, model_of, write_jsonl
 
@@ -224,8 +224,8 @@ def test_second_moments_are_asked_for_and_used(make_flat: MakeFlat) -> None:
 def test_training_that_diverges_says_so_and_leaves_the_model_as_it_was(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    logits = PromptedModel.logits
-    monkeypatch.setattr(PromptedModel, "logits", lambda self, inputs: logits(self, inputs) * float("nan"))
+    logits = TunedModel.logits
+    monkeypatch.setattr(TunedModel, "logits", lambda self, inputs: logits(self, inputs) * float("nan"))
     store = MemoryStore()
     with pytest.raises(FloatingPointError, match="learning-rate"):
         host.train(settings, question(settings, 1), CLIENT, 0, store)

@@ -13,7 +13,7 @@ from federation.codec import BLOCK
 from federation.settings import Scalar, defaults, parse
 from models.layout import Entry, Layout
 
-LAYOUT = Layout((Entry("prompt.1", 1, (2, 3, BLOCK)), Entry("head.w", None, (2, 300)), Entry("head.b", None, (2,))))
+LAYOUT = Layout((Entry("prompt.1", 1, (2, 3, BLOCK), 2), Entry("head.w", None, (2, 300)), Entry("head.b", None, (2,))))
 
 
 def made(layout: Layout = LAYOUT, **changes: Scalar) -> Channels:

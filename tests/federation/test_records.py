@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -26,9 +27,10 @@ from federation.messages import (
     TrainReply,
 )
 from federation.settings import defaults, parse
+from federation.squeezing import squeeze, unsqueeze
 from models.layout import Entry, Layout
 
-LAYOUT = Layout((Entry("prompt.1", 1, (2, 1, 2, 3)), Entry("head.w", None, (2, 3)), Entry("head.b", None, (2,))))
+LAYOUT = Layout((Entry("prompt.1", 1, (2, 1, 2, 3), 2), Entry("head.w", None, (2, 3)), Entry("head.b", None, (2,))))
 BLOCKS = len(LAYOUT.blocks)
 
 
@@ -273,17 +275,32 @@ def test_second_moments_under_another_name_are_refused() -> None:
         records.decode_ask(question, CHANNELS)
 
 
+def recoded(name: str, size: int, change: Callable[[np.ndarray], np.ndarray]) -> Change:
+    """The codes of one array of `size` int8 numbers changed, and squeezed again."""
+    form = np.dtype(np.int8), (size,)
+    return changed(name, lambda coded: squeeze(change(unsqueeze(coded, *form))))
+
+
 BAD_INT8: dict[str, tuple[Change, str]] = {
-    "a scale too large": (changed("head.b", lambda v: np.array([127, 1, 1], np.int8)), "head.b .*scale"),
+    "a scale too large": (recoded("head.b", 3, lambda v: np.array([127, 1, 1], np.int8)), "head.b .*scale"),
     "a scale too small": (
-        changed("prompt.1", lambda v: np.where(np.arange(13) == 0, -128, v).astype(np.int8)),
+        recoded("prompt.1", 13, lambda v: np.where(np.arange(13) == 0, -128, v).astype(np.int8)),
         "scale",
     ),
-    "no number": (changed("head.b", lambda v: np.array([0, -128, 1], np.int8)), "head.b .*not finite"),
-    "a scale missing": (changed("head.b", lambda v: v[1:]), r"head.b .*shape \(2,\), not \(3,\)"),
-    "a scale too many": (changed("head.b", lambda v: np.append(v, v[:1])), "head.b .*shape"),
-    "unsigned": (changed("head.b", lambda v: v.astype(np.uint8)), "head.b .*uint8"),
-    "float32": (changed("head.b", lambda v: v.astype(np.float32)), "head.b .*float32 .*int8"),
+    "no number": (recoded("head.b", 3, lambda v: np.array([0, -128, 1], np.int8)), "head.b .*not finite"),
+    "a scale missing": (recoded("head.b", 3, lambda v: v[1:]), "head.b .*not that of 3 numbers of int8"),
+    "a scale too many": (recoded("head.b", 3, lambda v: np.append(v, v[:1])), "head.b .*not that of 3 numbers"),
+    "a code of far more": (changed("head.b", lambda v: squeeze(np.zeros(10**6, np.int8))), "head.b .*bytes of code"),
+    "a small code of far more": (
+        changed("head.b", lambda v: np.frombuffer(zlib.compress(bytes(10**4), 9, -15), np.uint8)),
+        "head.b .*not that of 3 numbers",
+    ),
+    "a code cut short": (changed("prompt.1", lambda v: v[:-3]), "prompt.1 .*code"),
+    "something behind it": (changed("head.b", lambda v: np.append(v, v[:1])), "head.b .*not that of 3 numbers"),
+    "no code": (changed("head.b", lambda v: np.full(7, 255, np.uint8)), "head.b .*cannot be read"),
+    "not squeezed": (changed("head.b", lambda v: np.array([0, 1, 1], np.int8)), "head.b .*int8 arrived where uint8"),
+    "a square": (changed("head.b", lambda v: np.zeros((2, 2), np.uint8)), "head.b .*shape"),
+    "float32": (changed("head.b", lambda v: v.astype(np.float32)), "head.b .*float32 .*uint8"),
 }
 
 

@@ -79,7 +79,7 @@ def test_its_figures(settings: Settings) -> None:
 
 def test_what_is_trained_is_what_is_evaluated(settings: Settings) -> None:
     """With steps of next to nothing the figures are those of the initial values, and with real ones they are not."""
-    model = resources.prompted(settings, (0, 1), "abc")
+    model = resources.tuned(settings, (0, 1), "abc")
     model.bind(model.initial(0)[None])
     start = ceiling.count(model, resources.tokenised(settings).validation, ["animals", "colours", "verbs"], 32).loss
     still = replace(settings, local=replace(settings.local, learning_rate=1e-12))

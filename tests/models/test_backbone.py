@@ -10,8 +10,8 @@ import torch
 from transformers import AutoModelForSequenceClassification, BertForMaskedLM, GPT2LMHeadModel, RobertaModel
 
 from fedpeptao.errors import InputError
+from models import deep_prompts
 from models.backbone import load_backbone
-from models.prompted import PromptedModel
 from models.random_models import FAMILIES, random_tokenizer
 from tests.models.conftest import LABELS, padded_for
 
@@ -30,7 +30,7 @@ def test_random_models_are_drawn_from_the_seed_and_leave_the_global_state_alone(
     first, again, other = (load_backbone("random:gpt2", seed=seed) for seed in (3, 3, 4))
     assert first.fingerprint == again.fingerprint != other.fingerprint
     first.build_head("linear", LABELS)
-    PromptedModel(first, (0,), 2).initial(0)
+    deep_prompts.prompted(first, (0,), 2).initial(0)
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
@@ -58,7 +58,7 @@ def test_tokenizers_keep_text_and_pad_on_the_right(family: str) -> None:
     assert (batch["input_ids"][1][batch["attention_mask"][1] == 0] == backbone.model.config.pad_token_id).all()
     pair = backbone.tokenizer("a", "b", return_tensors="pt")
     backbone.build_head("linear", LABELS)
-    model = PromptedModel(backbone, (0, 1), 3)
+    model = deep_prompts.prompted(backbone, (0, 1), 3)
     model.bind(model.initial(0)[None])
     assert model.logits(dict(pair)).shape == (1, LABELS)
     assert ("token_type_ids" in pair) == (family == "bert")
@@ -105,7 +105,7 @@ def test_what_the_checkpoint_lacks_is_the_head(checkpoint: Folders, tmp_path: Pa
     assert backbone.num_labels == 5
     pooler = ("bert.pooler.dense.weight", "bert.pooler.dense.bias")
     assert backbone.head.names == (*pooler, "classifier.weight", "classifier.bias")
-    model = PromptedModel(backbone, (1,), 3)
+    model = deep_prompts.prompted(backbone, (1,), 3)
     row = model.initial(0).requires_grad_()
     model.bind(row[None])
     model.logits({"input_ids": torch.full((2, 4), 20)})[:, 0].sum().backward()
@@ -113,7 +113,7 @@ def test_what_the_checkpoint_lacks_is_the_head(checkpoint: Folders, tmp_path: Pa
     again = load_backbone(str(tmp_path / "mlm"))
     assert again.fingerprint == backbone.fingerprint
     again.build_head("linear", 5)
-    twin = PromptedModel(again, (1,), 3)
+    twin = deep_prompts.prompted(again, (1,), 3)
     twin.bind(twin.initial(0)[None])
     ids = torch.arange(20, 28).reshape(2, 4)
     assert torch.equal(twin.logits({"input_ids": ids}), model.logits({"input_ids": ids}))

@@ -12,23 +12,23 @@ from torch.autograd.function import once_differentiable
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from fedpeptao.errors import InputError
-from models import attention, curvature
+from models import attention, curvature, deep_prompts
 from models.backbone import load_backbone
 from models.curvature import Hessian, check_second_derivative, prompt_loss, prompts, second_order
-from models.prompted import PromptedModel
 from models.random_models import random_tokenizer
+from models.tuned_model import TunedModel
 
 FAMILIES = ["random:bert", "random:roberta", "random:gpt2", "random:llama"]
 
 
 @pytest.fixture(params=FAMILIES)
-def model(request: pytest.FixtureRequest) -> PromptedModel:
+def model(request: pytest.FixtureRequest) -> TunedModel:
     backbone = load_backbone(request.param)
     backbone.build_head("linear", 3)
-    return PromptedModel(backbone, range(backbone.num_layers), 2)
+    return deep_prompts.prompted(backbone, range(backbone.num_layers), 2)
 
 
-def loss_of(model: PromptedModel, lengths: tuple[int, ...] = (5, 3)) -> tuple[Tensor, object]:
+def loss_of(model: TunedModel, lengths: tuple[int, ...] = (5, 3)) -> tuple[Tensor, object]:
     """The row, and a mean loss of rows [1, R] on texts of these lengths, padded on the right."""
     width = max(lengths)
     ids = torch.randint(5, 60, (len(lengths), width), generator=torch.Generator().manual_seed(1))
@@ -43,7 +43,7 @@ def loss_of(model: PromptedModel, lengths: tuple[int, ...] = (5, 3)) -> tuple[Te
     return model.initial(0, std=0.5), losses
 
 
-def test_products_are_those_of_torchs_hessian(model: PromptedModel) -> None:
+def test_products_are_those_of_torchs_hessian(model: TunedModel) -> None:
     row, losses = loss_of(model)
     with second_order():
         loss, x = prompt_loss(losses, model.layout, row)
@@ -57,7 +57,7 @@ def test_products_are_those_of_torchs_hessian(model: PromptedModel) -> None:
     assert not product.requires_grad
 
 
-def test_products_are_differences_of_gradients(model: PromptedModel) -> None:
+def test_products_are_differences_of_gradients(model: TunedModel) -> None:
     """Which shares nothing with second derivatives: (g(x + h v) - g(x - h v)) / 2h, by the usual kernel."""
     row, losses = loss_of(model)
     loss, x = prompt_loss(losses, model.layout, row)
@@ -73,7 +73,7 @@ def test_products_are_differences_of_gradients(model: PromptedModel) -> None:
     assert float((product - difference).norm()) < 0.02 * float(difference.norm())
 
 
-def test_the_hessian_is_symmetric_and_linear(model: PromptedModel) -> None:
+def test_the_hessian_is_symmetric_and_linear(model: TunedModel) -> None:
     row, losses = loss_of(model)
     a, b = torch.randn(2, model.layout.select(prompts(model.layout)).size, generator=torch.Generator().manual_seed(4))
     with second_order():
@@ -84,7 +84,7 @@ def test_the_hessian_is_symmetric_and_linear(model: PromptedModel) -> None:
     torch.testing.assert_close(both, 2 * ha - hb, rtol=1e-4, atol=1e-5 * float(both.abs().max()))
 
 
-def test_the_gradient_is_the_usual_one(model: PromptedModel) -> None:
+def test_the_gradient_is_the_usual_one(model: TunedModel) -> None:
     row, losses = loss_of(model)
     loss, x = prompt_loss(losses, model.layout, row)
     leaf = x.clone().requires_grad_()
@@ -98,14 +98,14 @@ def test_the_usual_kernel_has_no_second_derivative() -> None:
     """So `second_order` earns its place."""
     backbone = load_backbone("random:bert")
     backbone.build_head("linear", 3)
-    model = PromptedModel(backbone, (0, 1), 2)
+    model = deep_prompts.prompted(backbone, (0, 1), 2)
     row, losses = loss_of(model, (4, 4))
     loss, x = prompt_loss(losses, model.layout, row)
     with pytest.raises(RuntimeError, match="not implemented"):
         Hessian(loss, x).times(torch.ones_like(x))
 
 
-def test_the_head_is_held_fixed(model: PromptedModel) -> None:
+def test_the_head_is_held_fixed(model: TunedModel) -> None:
     row, losses = loss_of(model)
     loss, x = prompt_loss(losses, model.layout, row)
     assert len(x) == model.layout.select(prompts(model.layout)).size < len(row)
@@ -122,7 +122,7 @@ def test_a_linear_loss_has_a_hessian_of_zero() -> None:
     assert hessian.times(torch.ones(4)).tolist() == [0.0] * 4
 
 
-def test_prompts_have_to_come_first(model: PromptedModel) -> None:
+def test_prompts_have_to_come_first(model: TunedModel) -> None:
     row, losses = loss_of(model)
     headed = model.layout.first([name for name in model.layout.names if name.startswith("head")])
     with pytest.raises(ValueError, match="do not come first"):
@@ -132,7 +132,7 @@ def test_prompts_have_to_come_first(model: PromptedModel) -> None:
 # -- models that cannot ------------------------------------------------------------------------------------
 
 
-def test_the_check_passes_and_leaves_nothing_behind(model: PromptedModel) -> None:
+def test_the_check_passes_and_leaves_nothing_behind(model: TunedModel) -> None:
     check_second_derivative(model, "ratio", "eigengap")
     with pytest.raises(RuntimeError, match="no parameters are bound"):
         model.logits({})
@@ -154,7 +154,7 @@ def test_a_deep_model_passes(tmp_path: Path) -> None:
     random_tokenizer("llama").save_pretrained(tmp_path)
     backbone = load_backbone(str(tmp_path))
     backbone.build_head("linear", 3)
-    check_second_derivative(PromptedModel(backbone, range(12), 8), "ratio", "eigengap")
+    check_second_derivative(deep_prompts.prompted(backbone, range(12), 8), "ratio", "eigengap")
 
 
 class Once(torch.autograd.Function):
@@ -191,5 +191,5 @@ def test_attention_without_a_second_derivative_is_refused(
         monkeypatch.setattr(curvature, "second_order", nullcontext)
     monkeypatch.setattr(attention, "sdpa_attention_forward", fused)
     with pytest.raises(InputError, match=rf"no second derivative \(.*{reason}.*Give ratio a number") as caught:
-        check_second_derivative(PromptedModel(backbone, (0, 1), 2), "ratio", "plateau")
+        check_second_derivative(deep_prompts.prompted(backbone, (0, 1), 2), "ratio", "plateau")
     assert (caught.value.key, caught.value.value) == ("ratio", "plateau")

@@ -19,20 +19,21 @@ from transformers import (
 
 from experiments.families import FAMILIES, by_words, save, texts, whole_output
 from fedpeptao.errors import InputError
+from models import deep_prompts
 from models.backbone import load_backbone
 from models.export import from_peft, load_parameters, save_parameters, to_peft
-from models.prompted import PromptedModel
 from models.random_models import random_tokenizer
+from models.tuned_model import TunedModel
 from tests.models.conftest import LABELS, PROMPT_TOKENS, padded_for
 
 Folders = Callable[[str], Path]
 NAMES = ["no", "perhaps", "yes"]
 
 
-def prompted(name: Path | str, head: str = "model", layers: tuple[int, ...] | None = None) -> PromptedModel:
+def prompted(name: Path | str, head: str = "model", layers: tuple[int, ...] | None = None) -> TunedModel:
     backbone = load_backbone(str(name))
     backbone.build_head(head, LABELS)
-    return PromptedModel(backbone, range(backbone.num_layers) if layers is None else layers, PROMPT_TOKENS)
+    return deep_prompts.prompted(backbone, range(backbone.num_layers) if layers is None else layers, PROMPT_TOKENS)
 
 
 def reloaded_logits(base: Path | str, adapter: Path, inputs: dict[str, Tensor]) -> Tensor:
@@ -174,12 +175,12 @@ def test_a_masked_language_models_prompts_are_for_the_bare_model(name: str, tmp_
 def test_an_adapter_of_another_shape_is_refused_with_both_shapes(checkpoint: Folders, tmp_path: Path) -> None:
     model = prompted(checkpoint("bert"))
     to_peft(model, model.initial(0), tmp_path, NAMES)
-    longer = PromptedModel(model.backbone, (0, 1), PROMPT_TOKENS + 1)
+    longer = deep_prompts.prompted(model.backbone, (0, 1), PROMPT_TOKENS + 1)
     with pytest.raises(InputError, match=r"prompt_embeddings has shape \(4, 128\), expected \(5, 128\)"):
         from_peft(longer, tmp_path)
     model.backbone.build_head("model", 7)
     with pytest.raises(InputError, match=r"classifier\.weight has shape \(3, 32\), expected \(7, 32\)"):
-        from_peft(PromptedModel(model.backbone, (0, 1), PROMPT_TOKENS), tmp_path)
+        from_peft(deep_prompts.prompted(model.backbone, (0, 1), PROMPT_TOKENS), tmp_path)
     tensors = load_file(tmp_path / "adapter_model.safetensors")
     del tensors["prompt_embeddings"]
     save_file(tensors, tmp_path / "adapter_model.safetensors")
@@ -195,7 +196,7 @@ def test_parameters_come_back_from_a_file(tmp_path: Path) -> None:
     save_parameters(tmp_path / "shared.safetensors", model.layout, row)
     assert torch.equal(load_parameters(tmp_path / "shared.safetensors", model.layout), row)
     assert set(load_file(tmp_path / "shared.safetensors")) == set(model.layout.names)
-    other = PromptedModel(model.backbone, (0, 1), 9)
+    other = deep_prompts.prompted(model.backbone, (0, 1), 9)
     with pytest.raises(InputError, match=r"prompt\.0 has shape \(2, 2, 4, 16\), expected \(2, 2, 9, 16\)"):
         load_parameters(tmp_path / "shared.safetensors", other.layout)
     with pytest.raises(InputError, match="no such file"):

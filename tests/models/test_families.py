@@ -13,8 +13,9 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from experiments.families import FAMILIES, RESULTS, bound, by_words, load, measure, save, texts, whole_output
 from experiments.family_configurations import POSITIONS, WINDOW
 from fedpeptao.errors import InputError
+from models import deep_prompts
 from models.export import to_peft
-from models.prompted import PromptedModel
+from models.tuned_model import TunedModel
 
 REFUSED = {
     "ALBERT": "layers share one attention module",
@@ -71,7 +72,7 @@ def test_what_the_page_says_of_each_family(name: str, tmp_path: Path) -> None:
 def test_a_model_without_past_keys_gets_no_adapter(name: str, tmp_path: Path) -> None:
     backbone = load(save(FAMILIES[name], tmp_path / "classifier", classifier=True), head="model")
     backbone.build_head("model", 3)
-    model = PromptedModel(backbone, (0, 1), 2)
+    model = deep_prompts.prompted(backbone, (0, 1), 2)
     told = to_peft(model, bound(model), tmp_path / "adapter", ["a", "b", "c"])
     assert told is not None
     assert "takes no past keys and values" in told
@@ -129,7 +130,7 @@ def test_the_longest_text_runs(folder: Callable[[str], Path], name: str) -> None
                 model.logits(texts(model, (limit + 1,)))
 
 
-def has_position_table(model: PromptedModel) -> bool:
+def has_position_table(model: TunedModel) -> bool:
     names = ("position_embeddings", "wpe", "embed_positions")
     parts = model.backbone.model.named_modules()
     return any(path.endswith(names) and isinstance(part, torch.nn.Embedding) for path, part in parts)

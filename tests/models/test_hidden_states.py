@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from models import deep_prompts
 from models.backbone import Backbone, load_backbone
 from models.hidden_states import LowerLayers, StateCache
-from models.prompted import PromptedModel
+from models.tuned_model import TunedModel
 
 FAMILIES = ["random:bert", "random:roberta", "random:gpt2", "random:llama"]
 TEXTS = [[5, 6, 7, 8, 9, 10], [11, 12, 13], [20, 21] * 12]
@@ -23,11 +24,11 @@ def padded(backbone: Backbone, texts: list[list[int]]) -> Inputs:
     return {"input_ids": ids, "attention_mask": mask}
 
 
-def upper(name: str) -> PromptedModel:
+def upper(name: str) -> TunedModel:
     """Prompts in the second of two layers."""
     backbone = load_backbone(name)
     backbone.build_head("linear", 3)
-    return PromptedModel(backbone, (1,), TOKENS)
+    return deep_prompts.prompted(backbone, (1,), TOKENS)
 
 
 def cache(memory: int = 1 << 20, disk: int = 1 << 20, dtype: torch.dtype = torch.float32) -> StateCache:
@@ -115,7 +116,7 @@ def test_half_precision_takes_half_and_is_near(dtype: torch.dtype) -> None:
 def test_nothing_is_kept_below_the_lowest_layer() -> None:
     backbone = load_backbone("random:bert")
     backbone.build_head("linear", 3)
-    model = PromptedModel(backbone, (0, 1), TOKENS)
+    model = deep_prompts.prompted(backbone, (0, 1), TOKENS)
     model.keep_lower_states(cache())
     assert model.lower is None
     with pytest.raises(ValueError, match="layer 0 has no layers below it"):

@@ -11,10 +11,11 @@ from transformers import AutoModelForMaskedLM, BertModel, GPT2ForSequenceClassif
 
 from experiments.families import FAMILIES, WORDS, bound, by_words, load, save, texts, whole_output
 from fedpeptao.errors import InputError
+from models import deep_prompts
 from models.backbone import load_backbone
 from models.curvature import check_second_derivative
-from models.prompted import PromptedModel
 from models.random_models import random_tokenizer
+from models.tuned_model import TunedModel
 
 LONG = ("great", "bad", "fine")
 """One token, and two words that the byte tokenizer takes apart."""
@@ -31,13 +32,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return saved
 
 
-def prompted(folder: Path, words: tuple[str, ...], loss: str = "vocabulary") -> PromptedModel:
+def prompted(folder: Path, words: tuple[str, ...], loss: str = "vocabulary") -> TunedModel:
     backbone = load(folder, head="auto", words=words)
     backbone.build_head("auto", len(words), words)
-    return PromptedModel(backbone, (0, 1), 2, loss)
+    return deep_prompts.prompted(backbone, (0, 1), 2, loss)
 
 
-def log_p_by_hand(model: PromptedModel, inputs: dict[str, Tensor], row: Tensor, text: int, tokens: list[int]) -> Tensor:
+def log_p_by_hand(model: TunedModel, inputs: dict[str, Tensor], row: Tensor, text: int, tokens: list[int]) -> Tensor:
     """Sum of log p of the tokens, each behind the text and the tokens before it: one whole forward pass a token."""
     ids = inputs["input_ids"][text, : int(inputs["answer_at"][text]) + 1].tolist()
     total = torch.zeros(())
@@ -124,7 +125,7 @@ def test_a_linear_head_has_cross_entropy_whatever_label_loss_says(tmp_path: Path
     backbone.build_head("auto", 3)
     wanted = torch.tensor([1, 0])
     for kind in ("vocabulary", "label-words"):
-        model = PromptedModel(backbone, (0,), 2, kind)
+        model = deep_prompts.prompted(backbone, (0,), 2, kind)
         bound(model)
         inputs = {"input_ids": torch.tensor([[5, 6], [7, 8]])}
         assert torch.equal(model.loss(inputs, wanted), functional.cross_entropy(model.logits(inputs), wanted))

@@ -9,8 +9,8 @@ from models.layout import Entry, Layout
 
 LAYOUT = Layout(
     (
-        Entry("prompt.0", 0, (2, 1, 3)),
-        Entry("prompt.2", 2, (2, 1, 3)),
+        Entry("prompt.0", 0, (2, 1, 3), 2),
+        Entry("prompt.2", 2, (2, 1, 3), 2),
         Entry("head.w", None, (2, 2)),
         Entry("head.b", None, (2,)),
     )

@@ -10,11 +10,11 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from experiments.families import FAMILIES, bound, by_words, load, save, texts
 from fedpeptao.errors import InputError
-from models import quantisation
+from models import deep_prompts, quantisation
 from models.backbone import load_backbone
 from models.curvature import check_second_derivative
-from models.prompted import PromptedModel
 from models.quantisation import quantised
+from models.tuned_model import TunedModel
 
 WANTED = torch.tensor([0, 1, 2, 1])
 
@@ -24,16 +24,16 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return save(FAMILIES[request.param], tmp_path_factory.mktemp("precision") / request.param)
 
 
-def gradient(model: PromptedModel, row: Tensor) -> tuple[Tensor, Tensor]:
+def gradient(model: TunedModel, row: Tensor) -> tuple[Tensor, Tensor]:
     model.bind(row[None])
     loss = model.loss(texts(model), WANTED)
     return loss.detach(), torch.autograd.grad(loss, row)[0]
 
 
-def classifier(folder: Path, **options: Any) -> PromptedModel:
+def classifier(folder: Path, **options: Any) -> TunedModel:
     backbone = load(folder, **options)
     backbone.build_head("auto", 3)
-    return PromptedModel(backbone, (0, 1), 2)
+    return deep_prompts.prompted(backbone, (0, 1), 2)
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])

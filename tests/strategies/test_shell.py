@@ -24,7 +24,7 @@ from strategies.fedpeptao import State, Update
 from strategies.roster import Outcome, Roster
 from strategies.shell import PromptStrategy
 
-LAYOUT = Layout((Entry("prompt.1", 1, (2, 1, 2, 3)), Entry("head.w", None, (2, 3))))
+LAYOUT = Layout((Entry("prompt.1", 1, (2, 1, 2, 3), 2), Entry("head.w", None, (2, 3))))
 CHANNELS = make_channels(settings(), LAYOUT)
 EXAMPLES = {0: 10, 1: 25, 2: 40, 3: 75}
 STEPS = {0: 6, 1: 1, 2: 3, 3: 2}

@@ -1,70 +1,67 @@
-"""Deep prompts and the head of a frozen model: what FedPepTAO tunes.
-
-A prompt is one tensor a layer, [2 (key, value), kv_heads, N_p, head_dim]. Text positions are shifted by N_p
-whichever layers have one, so that outputs equal those of a cache (and of PEFT's prefix tuning) bit for bit.
-Gradients do too; with more than 16 texts in a batch PEFT adds those of the texts up in another order.
-"""
+"""A frozen model with what is tuned in it: a technique's tensors, and its head."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional
 
-from fedpeptao.errors import InputError
 from models.backbone import Backbone
 from models.head import HeadLinear
 from models.hidden_states import LowerLayers, StateCache
 from models.layout import Entry, Layout
+from models.technique import Technique, normal
 
 _HEAD_STD = 0.02
 
 
-class PromptedModel:
-    """Prompts on some layers of a backbone, and its head (build that first); implements `models.tuned.Tuned`.
+class TunedModel:
+    """A technique on a backbone, and its head (build that first); implements `models.tuned.Tuned`.
 
     Nothing is left on the backbone between two calls, so several of these may share one.
     """
 
-    def __init__(
-        self, backbone: Backbone, layers: Sequence[int], prompt_tokens: int, label_loss: str = "vocabulary"
-    ) -> None:
+    def __init__(self, backbone: Backbone, technique: Technique, label_loss: str = "vocabulary") -> None:
         if backbone.head is None:
             raise ValueError("the backbone has no head yet: call build_head first")
-        if prompt_tokens < 1:
-            raise InputError("prompt-tokens", prompt_tokens, "there has to be a prompt", "Use 1 or more")
-        positions = backbone.text_positions(prompt_tokens)
-        if positions is not None and positions < 1:
-            mend = f"Use fewer than {positions + prompt_tokens}"
-            raise InputError("prompt-tokens", prompt_tokens, "they leave no position for a text", mend)
-        last = backbone.num_layers - 1
-        if wrong := [layer for layer in layers if not 0 <= layer <= last]:
-            listed = ",".join(str(layer) for layer in layers)
-            raise InputError("layers", listed, f"the model has no layer {wrong[0]}", f"Use layers from 0 to {last}")
-        self.backbone, self.prompt_tokens, self.label_loss = backbone, prompt_tokens, label_loss
-        self.layers = tuple(sorted(set(layers)))
-        shape = (2, backbone.kv_heads, prompt_tokens, backbone.head_dim)
-        prompts = [Entry(f"prompt.{layer}", layer, shape) for layer in self.layers]
+        self.backbone, self.technique, self.label_loss = backbone, technique, label_loss
         shapes = {name: tuple(value.shape) for name, value in backbone.model.named_parameters()}
         head = [Entry(f"head.{name}", None, shapes[name]) for name in backbone.head.names]
-        self.layout = Layout((*prompts, *head))
+        self.layout = Layout((*technique.entries, *head))
         self.lower: LowerLayers | None = None
         self._values: dict[str, Tensor] | None = None
         self._owner: Tensor | None = None
+        self._log_prior: Tensor | None = None
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The layers on which something is tuned."""
+        return self.technique.layers
 
     def initial(self, seed: int, std: float = 0.02) -> Tensor:
         """Initial row [R], float32 on the CPU: prompts N(0, std), head weights N(0, 0.02), biases 0, norm weights 1.
 
-        Each tensor is drawn from (seed, its name) alone: a layer starts alike whatever other layers are prompted.
+        Each tensor is drawn from (seed, its name) alone: a layer starts alike whatever other layers are tuned.
         """
-        return self.layout.flatten({entry.name: _draw(entry, seed, std) for entry in self.layout.entries})
+        head = set(self._head_entries())
+        return self.layout.flatten(
+            {
+                entry.name: _head_value(entry, seed) if entry in head else self.technique.initial(entry, seed, std)
+                for entry in self.layout.entries
+            }
+        )
 
-    def bind(self, rows: Tensor, layout: Layout | None = None, owner: Tensor | None = None) -> None:
+    def bind(
+        self,
+        rows: Tensor,
+        layout: Layout | None = None,
+        owner: Tensor | None = None,
+        log_prior: Tensor | None = None,
+    ) -> None:
         """Use `rows` [C, R], float32, from now on; gradients flow into them.
 
         Args:
@@ -72,10 +69,11 @@ class PromptedModel:
             layout: the order of a row, this model's own entries in any order; default `self.layout`.
             owner: int64 [B], for each text of the batches to come the client (row) whose parameters it meets; not
                 needed for C = 1.
+            log_prior: what is added to each client's class scores, [C, classes] float32 in nats.
 
         Raises:
             ValueError: entries that differ from this model's, C > 1 without owner, or C > 1 with a head of more
-                than linear layers.
+                than linear layers; a prior where the loss is not over the classes alone.
         """
         layout = layout or self.layout
         if set(layout.entries) != set(self.layout.entries):
@@ -87,12 +85,20 @@ class PromptedModel:
                 raise ValueError(f"rows of {rows.shape[0]} clients need an owner for each text of the batch")
             if other := self.of_one_client():
                 raise ValueError(f"{', '.join(other)} cannot differ by row of a batch: bind one client at a time")
+        if log_prior is not None and self.loss_is_over_vocabulary:
+            raise ValueError("a prior of the classes needs a loss over the classes alone, not over a vocabulary")
         self._values = layout.unflatten(rows)
+        self._log_prior = log_prior
         self._owner = owner if rows.shape[0] > 1 else None
 
     def unbind(self) -> None:
         """Let go of the rows, and of the graph behind them."""
-        self._values = self._owner = None
+        self._values = self._owner = self._log_prior = None
+
+    @property
+    def loss_is_over_vocabulary(self) -> bool:
+        """Whether a label word is one of the whole vocabulary, and not of the label words alone."""
+        return self.backbone.language is not None and self.label_loss == "vocabulary"
 
     def logits(self, inputs: dict[str, Tensor]) -> Tensor:
         """Class scores [B, classes], float32; with a language model's head log p(label word | text), section 2.7.
@@ -103,14 +109,16 @@ class PromptedModel:
         follow the texts: such rows run whole). RuntimeError
         before `bind`.
         """
-        if (head := self.backbone.language) is not None:
-            return head.scores(self._decide, self._there(inputs))
-        return self.outputs(inputs)
+        head = self.backbone.language
+        scores = self.outputs(inputs) if head is None else head.scores(self._decide, self._there(inputs))
+        if self._log_prior is None:
+            return scores
+        return scores + (self._log_prior if self._owner is None else self._log_prior[self._owner])
 
     def loss(self, inputs: dict[str, Tensor], wanted: Tensor, reduction: str = "mean") -> Tensor:
         """Loss in nats, "mean", "sum" or each one's [B] ("none"), of the classes `wanted` [B]; inputs as for `logits`."""
         head = self.backbone.language
-        if head is None or self.label_loss != "vocabulary":
+        if head is None or not self.loss_is_over_vocabulary:
             return self.loss_of(self.logits(inputs), wanted, reduction)
         each = -head.scores_of(self._decide, self._there(inputs), wanted.to(self.backbone.device))
         return each if reduction == "none" else each.sum() if reduction == "sum" else each.mean()
@@ -121,7 +129,7 @@ class PromptedModel:
         A language model's scores are log probabilities already: among the whole vocabulary (label-loss = "vocabulary", as
         published), or made into shares of the label words alone ("label-words").
         """
-        if self.backbone.language is not None and self.label_loss == "vocabulary":
+        if self.loss_is_over_vocabulary:
             return functional.nll_loss(scores, wanted, reduction=reduction)
         return functional.cross_entropy(scores, wanted, reduction=reduction)
 
@@ -137,7 +145,7 @@ class PromptedModel:
         assert self.backbone.language is not None
         owner = self._owner if self._owner is None or texts is None else self._owner[texts]
         gather = self.backbone.language.gather
-        gather.at = at
+        gather.at = at + self.technique.inserted
         try:
             return self._forward(inputs, owner)
         finally:
@@ -147,28 +155,26 @@ class PromptedModel:
         """The model's own output in float32; owner: whose each row is."""
         if self._values is None:
             raise RuntimeError("no parameters are bound: call bind first")
-        arguments = self.backbone.forward_arguments(inputs)
-        positions = self.backbone.position_ids(arguments["input_ids"], arguments["attention_mask"], self.prompt_tokens)
-        if positions is not None:
-            arguments["position_ids"] = positions
-        several = next(iter(self._values.values())).shape[0] > 1
+        values = {entry.name: self._values[entry.name] for entry in self.technique.entries}
         head = {name: self._values[f"head.{name}"] for name in self._head_names()}
-        if not several:
+        if next(iter(self._values.values())).shape[0] == 1:
             head = {name: value[0] for name, value in head.items()}
-        with self._in_place(self._values, owner), self.backbone.precision(), self._beginning(inputs.get("entering")):
-            logits = functional_call(self.backbone.model, head, kwargs=arguments).logits
+        running = self.technique.running(values, self._there(inputs), owner)
+        with running as forward, self._owned_head(owner), self.backbone.precision():
+            parameters = {**forward.parameters, **head}
+            logits = functional_call(self.backbone.model, parameters, kwargs=forward.arguments).logits
         return logits.float()
 
     def keep_lower_states(self, cache: StateCache) -> None:
-        """From now on `lower` knows what enters the lowest prompted layer; nothing changes where that is layer 0."""
-        if self.layers and self.layers[0] > 0:
-            self.lower = LowerLayers(self.backbone, self.layers[0], self.prompt_tokens, cache)
+        """From now on `lower` knows what enters the lowest layer that is tuned; nothing changes where that is layer 0."""
+        if self.technique.begins_at > 0:
+            self.lower = LowerLayers(self.backbone, self.technique.begins_at, self.technique.shift, cache)
 
-    def _beginning(self, entering: Tensor | None) -> AbstractContextManager[None]:
-        return nullcontext() if entering is None else self.backbone.entering(self.layers[0], entering)
+    def _head_entries(self) -> tuple[Entry, ...]:
+        return self.layout.entries[len(self.technique.entries) :]
 
     def _head_names(self) -> tuple[str, ...]:
-        return tuple(name.removeprefix("head.") for name in self.layout.names if name.startswith("head."))
+        return tuple(entry.name.removeprefix("head.") for entry in self._head_entries())
 
     def _head_linears(self) -> Iterator[tuple[str, HeadLinear | None]]:
         """Each head parameter with its linear layer; None where it belongs to another kind of module."""
@@ -177,30 +183,24 @@ class PromptedModel:
             yield name, module if isinstance(module, HeadLinear) else None
 
     def of_one_client(self) -> list[str]:
-        """Head parameters that cannot differ by row of a batch; where there are any, one client is bound at a time."""
-        return [name for name, module in self._head_linears() if module is None]
+        """What cannot differ by row of a batch; where there is anything, one client is bound at a time."""
+        head = [name for name, module in self._head_linears() if module is None]
+        return [*self.technique.of_one_client(), *head]
 
     @contextmanager
-    def _in_place(self, values: dict[str, Tensor], owner: Tensor | None) -> Iterator[None]:
-        """Prompts and owner on the modules for one forward pass."""
-        slots = [self.backbone.slots[layer] for layer in self.layers]
+    def _owned_head(self, owner: Tensor | None) -> Iterator[None]:
+        """Whose each row is, on the head's modules for one forward pass."""
         linears = [module for _, module in self._head_linears() if module is not None]
         try:
-            for layer, slot in zip(self.layers, slots, strict=True):
-                slot.prompt, slot.owner = values[f"prompt.{layer}"], owner
             for linear in linears:
                 linear.owner = owner
             yield
         finally:
-            for slot in slots:
-                slot.prompt = slot.owner = None
             for linear in linears:
                 linear.owner = None
 
 
-def _draw(entry: Entry, seed: int, std: float) -> Tensor:
-    if entry.layer is None and len(entry.shape) < 2:
+def _head_value(entry: Entry, seed: int) -> Tensor:
+    if len(entry.shape) < 2:
         return torch.ones(entry.shape) if entry.name.endswith("weight") else torch.zeros(entry.shape)
-    digest = hashlib.sha256(f"{seed}:{entry.name}".encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-    return torch.randn(entry.shape, generator=generator) * (_HEAD_STD if entry.layer is None else std)
+    return normal(seed, entry.name, entry.shape, _HEAD_STD)

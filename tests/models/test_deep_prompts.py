@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from fedpeptao.errors import InputError
+from models import deep_prompts
 from models.backbone import Backbone, load_backbone
-from models.prompted import PromptedModel
+from models.tuned_model import TunedModel
 from tests.models.conftest import LABELS, PROMPT_TOKENS, padded_for
 from tests.models.reference import cache_logits, peft_logits, prompt_columns, written_out_logits
 
@@ -20,20 +21,20 @@ LAYERS = (0, 1)
 
 def prompted(
     folder: Path | str, layers: tuple[int, ...] = LAYERS, head: str = "model", dtype: str = "float32"
-) -> PromptedModel:
+) -> TunedModel:
     backbone = load_backbone(str(folder), dtype=dtype)
     backbone.build_head(head, LABELS)
-    return PromptedModel(backbone, layers, PROMPT_TOKENS)
+    return deep_prompts.prompted(backbone, layers, PROMPT_TOKENS)
 
 
-def parts(model: PromptedModel, row: Tensor) -> tuple[dict[str, Tensor], dict[int, Tensor]]:
+def parts(model: TunedModel, row: Tensor) -> tuple[dict[str, Tensor], dict[int, Tensor]]:
     """Head weights by the model's own names, prompts by layer."""
     named = model.layout.unflatten(row.detach())
     head = {name.removeprefix("head."): value for name, value in named.items() if name.startswith("head.")}
     return head, {layer: named[f"prompt.{layer}"] for layer in model.layers}
 
 
-def row_and_logits(model: PromptedModel, inputs: dict[str, Tensor], seed: int = 1) -> tuple[Tensor, Tensor]:
+def row_and_logits(model: TunedModel, inputs: dict[str, Tensor], seed: int = 1) -> tuple[Tensor, Tensor]:
     row = model.initial(seed, std=1.0).requires_grad_()
     model.bind(row[None])
     return row, model.logits(inputs)
@@ -145,8 +146,8 @@ def test_models_in_one_process_leave_each_other_alone(checkpoint: Folders) -> No
     shared = load_backbone(str(checkpoint("bert")))
     shared.build_head("model", LABELS)
     models = [
-        PromptedModel(shared, (0,), PROMPT_TOKENS),
-        PromptedModel(shared, (1,), PROMPT_TOKENS),
+        deep_prompts.prompted(shared, (0,), PROMPT_TOKENS),
+        deep_prompts.prompted(shared, (1,), PROMPT_TOKENS),
         prompted(checkpoint("bert")),
         prompted(checkpoint("gpt2")),
     ]
@@ -204,7 +205,7 @@ def test_dropout_only_while_training_and_only_if_asked(checkpoint: Folders) -> N
         for family in ("bert", "llama"):
             backbone = load_backbone(str(checkpoint(family)), dropout=dropout)
             backbone.build_head("linear", LABELS)
-            model = PromptedModel(backbone, LAYERS, PROMPT_TOKENS)
+            model = deep_prompts.prompted(backbone, LAYERS, PROMPT_TOKENS)
             _, still = row_and_logits(model, inputs)
             backbone.train()
             assert backbone.model.training == (dropout > 0)
@@ -219,7 +220,7 @@ def test_dropout_only_while_training_and_only_if_asked(checkpoint: Folders) -> N
 def test_wrong_use_is_refused(checkpoint: Folders) -> None:
     bare = load_backbone("random:bert")
     with pytest.raises(ValueError, match="build_head"):
-        PromptedModel(bare, LAYERS, 4)
+        deep_prompts.prompted(bare, LAYERS, 4)
     model = prompted("random:bert")
     with pytest.raises(RuntimeError, match="bind"):
         model.logits({"input_ids": torch.ones(1, 2, dtype=torch.long)})
@@ -228,11 +229,11 @@ def test_wrong_use_is_refused(checkpoint: Folders) -> None:
     with pytest.raises(ValueError, match="expected"):
         model.bind(torch.zeros(model.layout.size))
     with pytest.raises(InputError, match="no layer 2"):
-        PromptedModel(model.backbone, (0, 2), 4)
+        deep_prompts.prompted(model.backbone, (0, 2), 4)
     with pytest.raises(InputError, match=r"prompt-tokens = 512.*Use fewer than 512"):
-        PromptedModel(model.backbone, (0,), 512)
+        deep_prompts.prompted(model.backbone, (0,), 512)
     with pytest.raises(InputError, match="prompt-tokens = 0"):
-        PromptedModel(model.backbone, (0,), 0)
+        deep_prompts.prompted(model.backbone, (0,), 0)
 
 
 def test_a_head_of_other_modules_takes_one_client_at_a_time() -> None:
@@ -241,7 +242,7 @@ def test_a_head_of_other_modules_takes_one_client_at_a_time() -> None:
     model.backbone.model.classifier = torch.nn.Sequential(norm, model.backbone.model.classifier)
     head = type(model.backbone.head)(("classifier.0.weight", "classifier.1.weight"), replaced=False)
     model.backbone.head = head
-    several = PromptedModel(model.backbone, LAYERS, PROMPT_TOKENS)
+    several = deep_prompts.prompted(model.backbone, LAYERS, PROMPT_TOKENS)
     with pytest.raises(ValueError, match=r"classifier\.0\.weight cannot differ"):
         several.bind(torch.zeros(2, several.layout.size), owner=torch.zeros(2, dtype=torch.long))
     values = several.layout.unflatten(several.initial(0))
