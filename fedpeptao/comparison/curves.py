@@ -27,14 +27,20 @@ AXES: dict[str, Callable[[Point], float]] = {
 
 
 def draw(place: Place, path: Path) -> bool:
-    """Writes an SVG, floors and ceiling as lines across; False where there is no run of a method yet."""
+    """Writes an SVG, floors and ceiling as lines across.
+
+    Returns:
+        False where there is no run of a method yet, or more rows than colours: nobody could tell them apart.
+    """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    if not any(place.of(method.name) for method in place.methods if method.role == "method"):
+    shown = [method for method in place.methods if place.of(method.name)]
+    if all(method.role != "method" for method in shown) or len(shown) > len(COLOURS):
         return False
-    with rc_context({"svg.hashsalt": path.name, "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK}):
+    ink = {"text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK}
+    with rc_context({"svg.hashsalt": path.name, "svg.fonttype": "none", **ink}):
         figure = Figure(figsize=(9, 4.6), layout=ConstrainedLayoutEngine())
         panels = figure.subplots(1, len(AXES), sharey=True)
         for panel, (label, x_of) in zip(panels, AXES.items(), strict=True):

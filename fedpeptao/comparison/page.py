@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,21 +32,21 @@ def write_page(grid: ComparisonGrid, report: Report) -> None:
         raise InputError("page", str(report.page), "it has no place for this grid's tables", mend)
     before, _, rest = text.partition(begin)
     _, _, after = rest.partition(end)
-    parts = "\n\n".join([made_by(grid), *([rates_table(grid)] if grid.candidates else _places(grid, report))])
+    parts = "\n\n".join(
+        [made_by(grid, report.page), *([rates_table(grid)] if grid.candidates else _places(grid, report))]
+    )
     write_atomically(report.page, f"{before}{begin}\n{parts}\n{end}{after}".encode())
 
 
-def made_by(grid: ComparisonGrid) -> str:
+def made_by(grid: ComparisonGrid, page: Path) -> str:
     """Command, raw files, machines and versions."""
-    runs = [one for place in load_places(grid) for seeds in place.results.values() for one in seeds.values() if one]
-    if grid.candidates:
-        runs = [one for cell in grid.cells() for one in [found(cell)] if one]
+    runs = [one for one in map(found, grid.cells()) if one]
     cpus = sorted({one.made["cpu"] for one in runs})
     versions = sorted(
         {f"Python {one.made['versions']['python']}, torch {one.made['versions']['torch']}" for one in runs}
     )
-    command = f"Made by `fedpeptao compare results/compare/{grid.path.name}`"
-    where = f"[its raw files](../results/compare/{grid.folder.name}/)"
+    command = f"Made by `fedpeptao compare {Path(*grid.path.resolve().parts[-3:])}`"
+    where = f"[its raw files]({Path(os.path.relpath(grid.folder, page.parent)).as_posix()}/)"
     return f"{command} from {where}: {len(runs)} runs, on {'; '.join(cpus) or '-'}; {'; '.join(versions) or '-'}."
 
 

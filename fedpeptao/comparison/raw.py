@@ -14,6 +14,7 @@ from typing import Any
 from federation.durable import make_folder, write_atomically
 from federation.settings import defaults
 from fedpeptao.comparison.grid import Cell
+from fedpeptao.errors import InputError
 
 FIGURES = 1
 """Of the code that makes figures: raise it where a change makes other figures of the same settings. (The small cell that tests
@@ -106,11 +107,16 @@ def found(cell: Cell, source: str | None = None) -> Result | None:
 
     source: sha256 of the data as they are now; None: not looked at. A setting that was added since the cell was made, and is
     at its default, changes nothing.
+
+    Raises:
+        InputError: the file is damaged.
     """
     try:
         result = read_raw(cell.path)
     except FileNotFoundError:
         return None
+    except ValueError as error:
+        raise InputError("raw file", str(cell.path), str(error), "Delete it, so that the cell runs again") from error
     made = result.made
     same = {**defaults(), **made["settings"]} == dict(cell.settings) and made["figures"] == FIGURES
     return result if same and source in (None, made["source"]) else None

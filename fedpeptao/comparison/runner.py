@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import multiprocessing as mp
 import os
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -43,7 +42,7 @@ def run_cells(
 
     Args:
         cells: in the order in which they begin.
-        work: for one cell; a module's function, which writes the raw file. What it says is shown if it fails.
+        work: for one cell; a module's function, which writes the raw file. What it says stays in a .log beside that if it fails.
         jobs: cells at a time.
         tell: a line for people.
         heavy: modules that every cell needs.
@@ -52,27 +51,28 @@ def run_cells(
     context.set_forkserver_preload(list(heavy))
     waiting, running, failed = list(cells), list[Running](), list[Cell]()
     begun = time.monotonic()
-    with tempfile.TemporaryDirectory() as scratch:
-        try:
-            while waiting or running:
-                while waiting and len(running) < jobs:
-                    running.append(_start(context, work, waiting.pop(0), Path(scratch)))
-                wait([one.process.sentinel for one in running])
-                for ended in [one for one in running if one.process.exitcode is not None]:
-                    running.remove(ended)
-                    failed += [ended.cell] if ended.process.exitcode else []
-                    done = len(cells) - len(waiting) - len(running)
-                    left = (time.monotonic() - begun) / done * (len(cells) - done)
-                    tell(f"{done} of {len(cells)}  {_outcome(ended)}  (about {_minutes(left)} left)")
-        finally:
-            for one in running:
-                one.process.terminate()
-                one.process.join()
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                running.append(_start(context, work, waiting.pop(0)))
+            wait([one.process.sentinel for one in running])
+            for ended in [one for one in running if one.process.exitcode is not None]:
+                running.remove(ended)
+                failed += [ended.cell] if ended.process.exitcode else []
+                done = len(cells) - len(waiting) - len(running)
+                left = (time.monotonic() - begun) / done * (len(cells) - done)
+                tell(f"{done} of {len(cells)}  {_outcome(ended)}  (about {_minutes(left)} left)")
+    finally:
+        for one in running:
+            one.process.terminate()
+            one.process.join()
+            one.log.unlink(missing_ok=True)
     return failed
 
 
-def _start(context: ForkServerContext, work: Callable[[Cell], None], cell: Cell, scratch: Path) -> Running:
-    log = scratch / f"{cell.path.name}.log"
+def _start(context: ForkServerContext, work: Callable[[Cell], None], cell: Cell) -> Running:
+    log = cell.path.with_suffix(".log")
+    log.parent.mkdir(parents=True, exist_ok=True)
     process = context.Process(target=_child, args=(work, cell, log), daemon=True)
     process.start()
     return Running(cell, process, log, time.monotonic())
@@ -89,12 +89,13 @@ def _child(work: Callable[[Cell], None], cell: Cell, log: Path) -> None:
 def _outcome(ended: Running) -> str:
     code, after = ended.process.exitcode or 0, _minutes(time.monotonic() - ended.started)
     if code == 0:
+        ended.log.unlink(missing_ok=True)
         what = f"done in {after}"
     elif code < 0:
-        what = f"FAILED after {after}: its process ended by signal {-code}"
+        what = f"FAILED after {after}: its process ended by signal {-code}; {ended.log}"
     else:
         said = ended.log.read_text(encoding="utf8", errors="replace").strip().splitlines() or ["it said nothing"]
-        what = f"FAILED after {after}: {said[-1][:_SHOWN]}"
+        what = f"FAILED after {after}: {said[-1][:_SHOWN]}; {ended.log}"
     return f"{ended.cell.path.stem}  {what}"
 
 

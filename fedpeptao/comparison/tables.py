@@ -12,7 +12,7 @@ from fedpeptao.comparison.grid import Report
 from fedpeptao.comparison.methods import Method
 from fedpeptao.comparison.places import Figure, Place, difference, global_test, personalised, shared
 from fedpeptao.comparison.raw import Point, Result
-from fedpeptao.comparison.statistics import at_most_bytes, first_reaching
+from fedpeptao.comparison.statistics import FEWEST_SEEDS, at_most_bytes, first_reaching, t_interval
 from fedpeptao.comparison.table_text import MISSING, markdown, number, percent, points
 
 SHARES = {"1/4": 0.25, "1/2": 0.5, "all": 1.0}
@@ -107,9 +107,11 @@ def _compared(place: Place, method: str, report: Report, figure: Figure) -> str:
 
 
 def _ahead(own: dict[int, list[float | None]], theirs: dict[int, list[float | None]]) -> str:
-    """Mean over seeds of the difference of the shares' means."""
+    """Mean over seeds of the difference of the shares' means, with its t interval where there are seeds enough."""
     ways = [(_mean(row), _mean(theirs[seed])) for seed, row in own.items()]
     found = [one - other for one, other in ways if one is not None and other is not None]
+    if len(found) >= FEWEST_SEEDS:
+        return points(t_interval(found))
     return points(statistics.fmean(found)) if found else ""
 
 

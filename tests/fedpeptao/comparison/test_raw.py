@@ -10,6 +10,7 @@ import pytest
 from federation.settings import defaults
 from fedpeptao.comparison.grid import Cell
 from fedpeptao.comparison.raw import found, read_raw, taken_over, write_raw
+from fedpeptao.errors import InputError
 from tests.fedpeptao.comparison.made_up import fill, point, result
 
 
@@ -65,6 +66,8 @@ def test_a_damaged_file_is_named(cell: Cell, text: str) -> None:
     cell.path.write_text(text, encoding="utf8")
     with pytest.raises(ValueError, match=r"ours-seed0.jsonl is no raw file of a comparison"):
         read_raw(cell.path)
+    with pytest.raises(InputError, match="Delete it, so that the cell runs again"):
+        found(cell)
 
 
 def test_the_same_cell_of_another_grid_is_copied(cell: Cell, tmp_path: Path) -> None:

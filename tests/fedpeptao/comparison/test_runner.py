@@ -40,8 +40,13 @@ def test_one_that_fails_is_told_and_the_others_go_on(
     assert given[0].path.read_text(encoding="utf8") != given[3].path.read_text(encoding="utf8")  # a process each
     assert sorted(line.partition("  ")[0] for line in told) == [f"{n} of 4" for n in (1, 2, 3, 4)]
     said = "\n".join(told)
-    assert re.search(r"  fails-seed1  FAILED after 0 min \d+ s: ValueError: no such thing  \(", said)
-    assert re.search(r"  is killed-seed2  FAILED after 0 min \d+ s: its process ended by signal 9  \(", said)
+    assert re.search(r"  fails-seed1  FAILED after 0 min \d+ s: ValueError: no such thing; .*fails-seed1.log  \(", said)
+    assert re.search(
+        r"  is killed-seed2  FAILED after .*: its process ended by signal 9; .*is killed-seed2.log  \(", said
+    )
+    logs = {path.name: path.read_text(encoding="utf8") for path in tmp_path.glob("*.log")}
+    assert set(logs) == {"fails-seed1.log", "is killed-seed2.log"}
+    assert logs["fails-seed1.log"].startswith("working on 7\nProcess")
     assert all(line.endswith(" left)") for line in told)
     assert "working on" not in capfd.readouterr().out
 
@@ -58,6 +63,7 @@ def test_what_was_done_before_a_stop_stays(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         run_cells(given, work, 1, stop, heavy=())
     assert [cell.path.exists() for cell in given] == [True, True, False]
+    assert not list(tmp_path.glob("*.log"))
 
 
 def test_without_cells_nothing_is_started(tmp_path: Path) -> None:
