@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
 import tempfile
 import time
@@ -134,6 +135,7 @@ def _end(summary: Line, why: str | None) -> Line:
         "parameters_per_message": summary.get("parameters_per_message"),
         "seconds": None if why else round(summary["seconds"], 1),
         "cpu_seconds": round(time.process_time(), 1),
+        "load": round(os.getloadavg()[0], 1),
         "clients": {name: [one[key] for one in clients.values()] for name, key in counts.items()},
     }
 

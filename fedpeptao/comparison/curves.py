@@ -39,8 +39,10 @@ def draw(place: Place, path: Path) -> bool:
     shown = [method for method in place.methods if place.of(method.name)]
     if all(method.role != "method" for method in shown) or len(shown) > len(COLOURS):
         return False
-    ink = {"text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK}
-    with rc_context({"svg.hashsalt": path.name, "svg.fonttype": "none", **ink}):
+    with (
+        rc_context({"text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK}),
+        rc_context({"svg.hashsalt": path.name, "svg.fonttype": "none"}),
+    ):
         figure = Figure(figsize=(9, 4.6), layout=ConstrainedLayoutEngine())
         panels = figure.subplots(1, len(AXES), sharey=True)
         for panel, (label, x_of) in zip(panels, AXES.items(), strict=True):

@@ -63,7 +63,7 @@ class Result:
         made: method, task, alpha, seed, rate, settings, metric, source, data, model, versions and machine.
         points: by round.
         end: status, why, floor, layers, parameters per message, seconds in all (cpu_seconds: of the
-            process), and the last evaluation's counts by client.
+            process; load: of the machine at the end), and the last evaluation's counts by client.
     """
 
     made: Mapping[str, Any]
