@@ -9,7 +9,7 @@ from federation.metrics import ACCURACY
 from fedpeptao.comparison.grid import ComparisonGrid
 from fedpeptao.comparison.methods import Method
 from fedpeptao.comparison.raw import Point, Result, found
-from fedpeptao.comparison.statistics import FEWEST_SEEDS, Interval, Pair, bootstrap_interval, t_interval
+from fedpeptao.comparison.statistics import FEWEST_SEEDS, Interval, Pair, at_most_rounds, bootstrap_interval, t_interval
 from fedpeptao.errors import InputError
 
 Figure = Callable[[Point], float | None]
@@ -38,6 +38,7 @@ class Place:
         task, alpha: which; "" and None where the grid does not vary them.
         methods: in the order of the tables.
         seeds: planned.
+        rounds: of the grid: where equal rounds are read. A method that sends less may be run on, for equal bytes.
         results: method -> seed -> its raw file, None where there is none.
     """
 
@@ -45,11 +46,21 @@ class Place:
     alpha: float | None
     methods: Sequence[Method]
     seeds: Sequence[int]
+    rounds: int
     results: Mapping[str, Mapping[int, Result | None]]
 
     def of(self, method: str) -> dict[int, Result]:
         """The runs that came to their end, by seed."""
         return {seed: one for seed, one in self.results[method].items() if one is not None and one.completed}
+
+    def closing(self, method: str) -> dict[int, Point]:
+        """The evaluation that stands for a run at equal rounds, by seed; a floor's and a ceiling's is its last."""
+        role = next(one.role for one in self.methods if one.name == method)
+        points = {
+            seed: at_most_rounds(one.points, self.rounds) if role == "method" else one.last
+            for seed, one in self.of(method).items()
+        }
+        return {seed: point for seed, point in points.items() if point is not None}
 
     def gaps(self, method: str) -> str:
         """What a row has to say of the seeds that it lacks; "" where all are there."""
@@ -74,8 +85,8 @@ class Place:
         return next(iter(known), ACCURACY)
 
     def figures(self, method: str, figure: Figure) -> list[float]:
-        """Of the last evaluation, by seed."""
-        values = [figure(one.last) for one in self.of(method).values()]
+        """At equal rounds, by seed."""
+        values = [figure(point) for point in self.closing(method).values()]
         return [value for value in values if value is not None]
 
     def commonest(self) -> list[float | None]:
@@ -99,7 +110,8 @@ def load_places(grid: ComparisonGrid) -> list[Place]:
             name: {seed: _result(grid, method, task, alpha, seed) for seed in seeds}
             for name, method in grid.methods.items()
         }
-        found_places.append(Place(task, alpha, tuple(grid.methods.values()), seeds, results))
+        rounds = int({**grid.base, **grid.tasks[task]}["rounds"])
+        found_places.append(Place(task, alpha, tuple(grid.methods.values()), seeds, rounds, results))
     return found_places
 
 
@@ -109,16 +121,16 @@ def _result(grid: ComparisonGrid, method: Method, task: str, alpha: float | None
 
 
 def difference(place: Place, method: str, reference: str, figure: Figure) -> Interval | float | None:
-    """Mean difference of the last evaluations, seed by seed, of those that both have; with an interval where there can be one.
+    """Mean difference at equal rounds, seed by seed, of those that both have; with an interval where there can be one.
 
     Over seeds where there are three or more; else over clients, where both had the same ones and the figure is an accuracy on
     their shards. None without a common seed.
     """
-    ours, theirs = place.of(method), place.of(reference)
+    ours, theirs = place.closing(method), place.closing(reference)
     common = [seed for seed in place.seeds if seed in ours and seed in theirs]
     differences = []
     for seed in common:
-        one, other = figure(ours[seed].last), figure(theirs[seed].last)
+        one, other = figure(ours[seed]), figure(theirs[seed])
         if one is None or other is None:
             return None
         differences.append(one - other)
@@ -126,16 +138,19 @@ def difference(place: Place, method: str, reference: str, figure: Figure) -> Int
         return t_interval(differences)
     if not differences:
         return None
-    pairs = [_pair(ours[seed], theirs[seed], figure) for seed in common]
+    pairs = [_pair(place, seed, method, reference, figure) for seed in common]
     whole = [pair for pair in pairs if pair is not None]
     if place.metric == ACCURACY and len(whole) == len(pairs):
         return bootstrap_interval(whole)
     return sum(differences) / len(differences)
 
 
-def _pair(ours: Result, theirs: Result, figure: Figure) -> Pair | None:
-    """None where the figure is not on clients' shards, or the clients differ."""
+def _pair(place: Place, seed: int, method: str, reference: str, figure: Figure) -> Pair | None:
+    """None where the figure is not on clients' shards, the clients differ, or a run went on: counts are of last evaluations."""
     key = "personalised" if figure is personalised else "shared" if figure is shared else None
+    ours, theirs = place.of(method)[seed], place.of(reference)[seed]
+    if (place.closing(method)[seed], place.closing(reference)[seed]) != (ours.last, theirs.last):
+        return None
     one, other = ours.end["clients"], theirs.end["clients"]
     if key is None or one["examples"] != other["examples"] or ours.made["data"] != theirs.made["data"]:
         return None

@@ -27,11 +27,19 @@ MEASURES: dict[str, Callable[[Point], float | None]] = {
 
 
 def equal_rounds(place: Place, report: Report) -> str:
-    """The last evaluation of each method, and paired differences to the reference."""
-    head = ["last evaluation", "personalised", "to reference", "shared model", "test set", "to reference", "MB"]
+    """Each method after the grid's rounds, and paired differences to the reference."""
+    head = [
+        f"after {place.rounds} rounds",
+        "personalised",
+        "to reference",
+        "shared model",
+        "test set",
+        "to reference",
+        "MB",
+    ]
     rows = [[COMMONEST, percent(place.commonest()), *[""] * 5]]
     for method in place.methods:
-        name, sent = method.name, [one.last.sent / 1e6 for one in place.of(method.name).values()]
+        name, sent = method.name, [point.sent / 1e6 for point in place.closing(method.name).values()]
         rows.append(
             [
                 title(place, method),
@@ -50,7 +58,7 @@ def equal_bytes(place: Place, report: Report) -> str:
     """The last evaluation within shares of the reference's bytes, seed by seed; their mean, compared with the reference's."""
     head = ["within the reference's bytes"]
     head += [f"{what} {share}" for what in ("personalised", "test set") for share in (*SHARES, "mean", "to reference")]
-    budgets = {seed: one.last.sent for seed, one in place.of(report.reference).items()}
+    budgets = {seed: point.sent for seed, point in place.closing(report.reference).items()}
     floor = percent(place.commonest())
     rows = [[COMMONEST, *[floor] * (len(SHARES) + 1), *[""] * (len(SHARES) + 3)]]
     reference = next(method for method in place.methods if method.name == report.reference)
@@ -67,7 +75,8 @@ def equal_bytes(place: Place, report: Report) -> str:
 
 def to_target(place: Place, report: Report) -> str:
     """Rounds, bytes and seconds until the personalised figure first is the target."""
-    targets = {seed: report.target * one.last.personalised for seed, one in place.of(report.reference).items()}
+    closing = place.closing(report.reference)
+    targets = {seed: report.target * point.personalised for seed, point in closing.items()}
     rows = [_by_its_end(COMMONEST, place.commonest(), list(targets.values()))]
     for method in place.methods:
         runs = {seed: one for seed, one in place.of(method.name).items() if seed in targets}

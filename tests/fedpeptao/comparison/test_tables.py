@@ -179,6 +179,17 @@ def test_with_fewer_seeds_the_interval_is_over_clients_where_they_are_the_same(t
     assert isinstance(difference(place, "pooled", "reference", personalised), float)  # one client is not a hundred
 
 
+def test_a_method_may_run_on_for_equal_bytes(tmp_path: Path) -> None:
+    """The grid has 8 rounds, and ours went on to 16: at equal rounds it stands with its 8th, within 40 MB with its 16th."""
+    grid = make(tmp_path, [0], base={"rounds": 8})
+    fill_seed(grid, 0)
+    fill(grid.cell("ours", "t", 0.3, 0), [point(8, 0.85, 20 * MB), point(16, 0.95, 40 * MB)])
+    ours = rows(equal_rounds, grid)["Ours"]
+    assert (ours[0], ours[1], ours[-1]) == ("85.0", "+5.0", "20.0")  # no interval: clients' counts are of round 16
+    assert rows(equal_bytes, grid)["Ours"][:3] == ["not yet", "85.0", "95.0"]
+    assert rows(to_target, grid)["Ours"][:2] == ["8.0", "20.0"]
+
+
 def test_figures_that_are_no_accuracies_have_no_interval_over_clients_and_no_floor(tmp_path: Path) -> None:
     grid = make(tmp_path, [0])
     for method in SHARED:
