@@ -103,7 +103,7 @@ def _opened(settings: Settings, recorder: Recorder, kind: str) -> Receiver:
 def _called(settings: Settings) -> Receiver:
     def receive(content: RecordDict) -> str:
         try:
-            return _tried(lambda: roll_call._read(_exchange(content), settings))
+            return _tried(lambda: roll_call.read(_exchange(content), settings))
         except RunError as error:
             return f"refused: {error}"
 

@@ -19,9 +19,10 @@ from federation.channels import Channel, Channels, make_channels
 from federation.codec import Shape
 from federation.settings import Scalar, Settings, defaults, parse
 from models.layout import Entry, Layout
-from strategies.build import Cohort, build
+from strategies.build import build
 from strategies.client_rows import MemoryRows
 from strategies.fedpeptao import Algorithm, State, Update
+from strategies.roster import Cohort
 from strategies.selection import sample_clients
 
 
@@ -184,6 +185,7 @@ class Federation:
 
     Args:
         exact: float64 travels; else what the settings say, from `precision` on.
+        known: clients with which it begins; None: all.
     """
 
     def __init__(
@@ -194,15 +196,29 @@ class Federation:
         exact: bool = True,
         store: StateStore | None = None,
         seed: int = 0,
+        known: Collection[int] | None = None,
     ) -> None:
         self.problem, self.settings = problem, setup
         self.channels = exact_channels(problem) if exact else make_channels(setup, layout_of(problem))
-        self.clients = list(range(len(problem.examples)))
-        self.per_round = per_round or len(self.clients)
+        self.clients = list(range(len(problem.examples))) if known is None else sorted(known)
+        self.per_round = per_round or len(problem.examples)
         self.store = store or MemoryStore()
         self.rng = np.random.default_rng(seed)
         self.rows = MemoryRows()
         self.state: State = self.algorithm().initial(("x",), torch.zeros_like(problem.centres[0]))
+
+    def join(self, client: int) -> None:
+        """One more takes part from now on."""
+        before = self.algorithm()
+        self.clients = sorted([*self.clients, client])
+        _, self.state = before.grow(self.state, self.cohort)
+
+    @property
+    def cohort(self) -> Cohort:
+        """Of the clients that take part."""
+        return Cohort.of(
+            {client: (self.problem.examples[client], self.problem.steps[client]) for client in self.clients}
+        )
 
     def round(self, asked: Sequence[int] | None = None, arrives: Callable[[int], bool] = lambda client: True) -> None:
         """One round; the replies of clients for which `arrives` is false are lost on their way back."""
@@ -265,8 +281,9 @@ class Federation:
         return kept.control.to(torch.float64)
 
     def mean_control(self) -> Tensor:
-        """sum (n_i/n) c_i over all devices."""
-        return torch.stack([self.control(client) for client in self.clients]).T @ self.problem.shares
+        """sum (n_i/n) c_i over all devices that take part."""
+        shares = self.problem.shares[self.clients]
+        return torch.stack([self.control(client) for client in self.clients]).T @ (shares / shares.sum())
 
     def lose(self, client: int) -> None:
         """The device's disk dies: no round matches what is asked for here, so the store drops all it has."""
@@ -274,10 +291,8 @@ class Federation:
 
     def algorithm(self) -> Algorithm:
         """As the settings say now: a schedule changes them from round to round."""
-        shares, steps = self.problem.shares, torch.tensor(self.problem.steps, dtype=torch.float64)
-        cohort = Cohort(len(self.clients), sum(self.problem.examples), float(shares @ steps))
         setup = replace(self.settings.federation, clients=len(self.clients), clients_per_round=self.per_round)
-        return build(replace(self.settings, federation=setup), cohort, self.channels.control, lambda: self.rows)
+        return build(replace(self.settings, federation=setup), self.cohort, self.channels.control, lambda: self.rows)
 
     def _optimizer(self, kept: ClientState) -> DeviceOptimizer:
         local = self.settings.local

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from uuid import uuid4
 
@@ -128,6 +129,16 @@ class RecordingGrid(Grid):
         counts = self.down, self.up
         self.down, self.up = Counter(), Counter()
         return counts
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """What passes in this block is no round's, and not counted."""
+        counts = self.down, self.up
+        self.down, self.up = Counter(), Counter()
+        try:
+            yield
+        finally:
+            self.down, self.up = counts
 
     def set_run(self, run: Run) -> None:
         """As the other grid."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from federation.settings import Settings, defaults
+from models.technique_names import BOTTLENECKS, DRAWN, PROMPTS
 
 Inert = tuple[tuple[str, ...], Callable[[Settings], bool], str]
 
@@ -39,6 +40,17 @@ _INERT: tuple[Inert, ...] = (
     (("error-feedback",), lambda s: s.server.precision_of("update") != "int8", "updates do not travel in int8"),
     (("label-loss",), lambda s: s.model.head in ("linear", "model"), "the head has no label words"),
     (("alpha",), lambda s: s.federation.partition != "label-skew", 'partition is not "label-skew"'),
+    (
+        ("prompt-init-std",),
+        lambda s: s.model.tuned == "lora" or (s.model.tuned in DRAWN and s.model.prompt_init == "vocabulary"),
+        "nothing that is tuned is drawn with it",
+    ),
+    (("prompt-init",), lambda s: s.model.tuned not in DRAWN, "what is tuned is no prompt of its own"),
+    (("prompt-tokens",), lambda s: s.model.tuned not in PROMPTS, "there is no prompt"),
+    (("prompt-layer",), lambda s: s.model.tuned != "late-prompts", 'tuned is not "late-prompts"'),
+    (("prompt-sources",), lambda s: s.model.tuned != "mixed-prompts", 'tuned is not "mixed-prompts"'),
+    (("bottleneck",), lambda s: s.model.tuned not in BOTTLENECKS, "what is tuned has none"),
+    (("lora-rank", "lora-alpha", "lora-targets"), lambda s: s.model.tuned != "lora", 'tuned is not "lora"'),
     (("weight-decay",), lambda s: s.local.device_optimizer == "sgd", 'device-optimizer is "sgd"'),
 )
 _ADAPTIVE_LIMIT = 0.5

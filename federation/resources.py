@@ -14,6 +14,7 @@ from data import partition
 from data.batches import Encoded, encode
 from data.sources import Splits, load_splits, order_labels
 from data.tasks import Task, load_task
+from federation import prompt_sources
 from federation.metrics import ACCURACY
 from federation.settings import DataSettings, FederationSettings, ModelSettings, Settings
 from fedpeptao.errors import InputError
@@ -155,13 +156,26 @@ def _tuned(
 ) -> TunedModel:
     loaded = _backbone(model, seed, task)
     loaded.build_head("auto", labels, words)
-    options = Options(prompt_tokens=model.prompt_tokens)
-    found = TunedModel(loaded, techniques.build(model.tuned, loaded, layers, options), model.label_loss)
+    technique = techniques.build(model.tuned, loaded, layers, _options(model, loaded))
+    found = TunedModel(loaded, technique, model.label_loss)
     if model.backbone_dropout == 0 and model.hidden_cache_mb + model.hidden_cache_disk_mb > 0:
         megabyte = 2**20
         sizes = (model.hidden_cache_mb * megabyte, model.hidden_cache_disk_mb * megabyte)
         found.keep_lower_states(StateCache(DTYPES[model.hidden_cache_dtype], *sizes))
     return found
+
+
+def _options(model: ModelSettings, loaded: Backbone) -> Options:
+    return Options(
+        prompt_tokens=model.prompt_tokens,
+        prompt_init=model.prompt_init,
+        prompt_layer=model.prompt_layer,
+        bottleneck=model.bottleneck,
+        sources=prompt_sources.load(model, loaded.embedding_size) if model.tuned == "mixed-prompts" else (),
+        lora_rank=model.lora_rank,
+        lora_alpha=model.lora_alpha,
+        lora_targets=model.target_names,
+    )
 
 
 @lru_cache(maxsize=1)

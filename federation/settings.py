@@ -64,6 +64,17 @@ def _path() -> Any:
     return _setting("an absolute path, or nothing", lambda v: v == "" or Path(v).is_absolute())
 
 
+def _paths() -> Any:
+    def accepts(value: str) -> bool:
+        return all(Path(part).is_absolute() for part in _parts(value))
+
+    return _setting("absolute paths with commas between them, or nothing", accepts)
+
+
+def _parts(listed: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in listed.split(",") if part.strip())
+
+
 def _place() -> Any:
     """A name, or an absolute path: what looks like a relative path is neither."""
 
@@ -121,7 +132,14 @@ class ModelSettings:
     label_loss: str = _choice("vocabulary", "label-words")
     tuned: str = _choice(*TECHNIQUES)
     prompt_tokens: int = _whole(1)
+    prompt_init: str = _choice("normal", "vocabulary")
     prompt_init_std: float = _at_least(0)
+    prompt_layer: int = _setting("a layer, or -1 for the middle one", lambda v: v >= -1)
+    prompt_sources: str = _paths()
+    bottleneck: int = _whole(1)
+    lora_rank: int = _whole(1)
+    lora_alpha: float = _above(0)
+    lora_targets: str = _text()
     hidden_cache_mb: int = _whole(0)
     hidden_cache_disk_mb: int = _whole(0)
     hidden_cache_dtype: str = _choice("float32", "bfloat16", "float16")
@@ -130,6 +148,16 @@ class ModelSettings:
     def positions_taken(self) -> int:
         """Positions that texts cannot have."""
         return self.prompt_tokens if self.tuned in PROMPTS else 0
+
+    @property
+    def source_folders(self) -> tuple[str, ...]:
+        """The folders in `prompt-sources`, in their order."""
+        return _parts(self.prompt_sources)
+
+    @property
+    def target_names(self) -> tuple[str, ...]:
+        """The names in `lora-targets`."""
+        return _parts(self.lora_targets)
 
 
 @dataclass(frozen=True)
@@ -166,6 +194,7 @@ class FederationSettings:
     alpha: float = _above(0)
     clients_per_round: int = _whole(1)
     over_sampling: int = _whole(0)
+    min_clients: int = _whole(0)
     quorum: int = _whole(1)
     quorum_wait_s: float = _at_least(0)
     norm_limit: float = _setting("0 or a number above 1", lambda v: v == 0 or v > 1)
@@ -383,6 +412,7 @@ def _check_together(s: Settings) -> None:
     if s.federation.quorum > s.federation.clients_per_round:
         problem = f"a round has no more than clients-per-round = {s.federation.clients_per_round} replies"
         raise InputError("quorum", s.federation.quorum, problem, "Lower it, or raise clients-per-round")
+    _check_beginning(s)
     if s.data.validation_fraction + s.data.test_fraction >= 1:
         raise InputError(
             "validation-fraction",
@@ -406,11 +436,25 @@ def _check_together(s: Settings) -> None:
     _check_estimator(s)
 
 
+def _check_beginning(s: Settings) -> None:
+    """A run that begins without some clients begins with enough for a round."""
+    least = s.federation.min_clients
+    if least > s.federation.clients:
+        problem = f"there are only {s.federation.clients} clients"
+        raise InputError("min-clients", least, problem, "Lower it, or raise clients")
+    if 0 < least < s.federation.quorum:
+        problem = f"a round needs quorum = {s.federation.quorum} replies"
+        raise InputError("min-clients", least, problem, "Raise it, or lower quorum")
+
+
 def _check_tuned(s: Settings) -> None:
-    """What has no layers leaves none to select."""
+    """What has no layers leaves none to select; what mixes needs something to mix."""
     if s.model.tuned not in BY_LAYER and s.selection.layers != "all":
         problem = f"tuned = {_toml(s.model.tuned)} has nothing that belongs to a layer, so all of it travels"
         raise InputError("layers", s.selection.layers, problem, 'Set layers to "all"')
+    if s.model.tuned == "mixed-prompts" and not s.model.source_folders:
+        mend = 'Name folders of runs with tuned = "input-prompts", with commas between them'
+        raise InputError("prompt-sources", s.model.prompt_sources, "mixed prompts need some to mix", mend)
 
 
 def _check_partition(s: Settings) -> None:

@@ -56,9 +56,9 @@ class Saved:
 
     @property
     def layers(self) -> tuple[int, ...]:
-        """Those whose prompts are among the parameters."""
-        prompts = (name.partition(".") for name in self.parameters)
-        return tuple(sorted(int(layer) for kind, _, layer in prompts if kind == "prompt"))
+        """Those of which something is among the parameters: the second part of a name, `prompt.3`, is its layer."""
+        tuned = (name.split(".") for name in self.parameters if not name.startswith("head."))
+        return tuple(sorted({int(parts[1]) for parts in tuned if parts[1].isdigit()}))
 
 
 def find_run(given: str | Path) -> Path:

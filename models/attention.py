@@ -16,6 +16,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from models.hooks import Hook
+
 NAME = "fedpeptao_prompts"
 
 
@@ -24,11 +26,14 @@ class PromptSlot:
     """What one attention module puts before its keys and values.
 
     `prompt` is [C, 2, kv_heads, N_p, head_dim] float32 or None; `owner` [B] int64 gives the client of each row of
-    the batch, None where C = 1.
+    the batch, None where C = 1. A list `seen` gets the keys and values of each pass, [2, B, kv_heads, T, head_dim].
+    `hooks` are those that a technique has on modules of the layer, for one forward pass.
     """
 
     prompt: Tensor | None = None
     owner: Tensor | None = None
+    seen: list[Tensor] | None = None
+    hooks: tuple[tuple[nn.Module, Hook], ...] = ()
 
     def rows(self, batch: int) -> Tensor | None:
         """Prompts [B, 2, kv_heads, N_p, head_dim] by row of the batch; None without a prompt."""
@@ -59,6 +64,8 @@ def prompt_attention(
     slot = getattr(module, "prompt_slot", None)
     if isinstance(slot, Recorder):
         slot.calls.append((module, tuple(key.shape), tuple(value.shape)))
+    elif slot is not None and slot.seen is not None:
+        slot.seen.append(torch.stack([key, value]))
     elif slot is not None and (prompt := slot.rows(query.shape[0])) is not None:
         attention_mask = _see_prompts(attention_mask, query, prompt.shape[3], causal=_is_causal(module, kwargs))
         key = torch.cat([prompt[:, 0].to(key.dtype), key], dim=2)
@@ -103,7 +110,8 @@ def _soft_capped(
     scores = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
     scores = softcap * torch.tanh(scores / softcap)
     if mask is not None:
-        scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask
+        hidden = torch.finfo(scores.dtype).min  # not -inf: padding behind a window sees nothing, and would become NaN
+        scores = scores.masked_fill(~mask, hidden) if mask.dtype == torch.bool else scores + mask
     weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(value.dtype)
     weights = torch.nn.functional.dropout(weights, p=dropout)  # callers give 0 outside training
     return (weights @ value).transpose(1, 2).contiguous()

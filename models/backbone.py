@@ -6,8 +6,9 @@ Loaded once, probed once, never trained: clients differ only in the row of tuned
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from models import head as heads
 from models import skipping
 from models.attention import PromptSlot
 from models.checkpoint import Checkpoint, Form, fingerprint, open_checkpoint
+from models.hooks import hooked
 from models.label_words import word_tokens
 from models.language_head import Gather, LanguageHead, place_gather
 from models.language_kind import LANGUAGE
@@ -34,6 +36,7 @@ class Backbone:
 
     Attributes:
         head_kind: "linear", "model", "masked-lm" or "causal-lm".
+        blocks, attention: the modules of each layer.
         head: what is tuned of the head; None until `build_head`.
         language: how a language model scores classes; None with another head.
         autocast: type of the forward pass, None for that of the weights.
@@ -52,7 +55,8 @@ class Backbone:
         self.language: LanguageHead | None = None
         self.autocast: torch.dtype | None = None
         self._classes = 0
-        self._blocks, self._missing, self._dropout = probed.blocks, checkpoint.missing, dropout
+        self.blocks, self.attention = probed.blocks, probed.attention
+        self._missing, self._dropout = checkpoint.missing, dropout
         self._as_tuple = False  # how blocks return; known once one has run
         self._held = heads.held_outside_base(self.model, checkpoint.missing)
         self._gather: Gather | None = None
@@ -76,6 +80,25 @@ class Backbone:
     def hidden_size(self) -> int:
         """d, size of a block's output."""
         return int(self.model.config.get_text_config().hidden_size)
+
+    @property
+    def embedding_table(self) -> Tensor:
+        """Of the tokens, [rows, embedding size]; a model may scale what it takes from there."""
+        weight = self.model.get_input_embeddings().weight
+        assert isinstance(weight, Tensor)
+        return weight
+
+    @property
+    def embedding_size(self) -> int:
+        """Of a token's embedding: d, but for families that project it."""
+        return self.embedding_table.shape[1]
+
+    @cached_property
+    def is_causal(self) -> bool:
+        """Whether no token sees those behind it. Measured: the first one's state, with another last token."""
+        ids = torch.tensor([[5, 6, 7, 8], [5, 6, 7, 9]], device=self.device)
+        one, other = (self.last_states({"input_ids": text[None]})[0, 0].float() for text in ids)
+        return float((one - other).norm()) <= 1e-6 * float(one.norm())
 
     @property
     def device(self) -> torch.device:
@@ -167,13 +190,9 @@ class Backbone:
         Positions are shifted by `shift`, as in a forward pass with as many prompts.
         """
         arguments = self.shifted_arguments(inputs, shift)
-        training = self.model.training
-        self.model.train(False)
-        try:
-            with self.precision(), skipping.stop_before(self._blocks, layer) as caught, suppress(skipping.Reached):
-                self.model.base_model(**arguments)
-        finally:
-            self.model.train(training)
+        stopped = skipping.stop_before(self.blocks, layer)
+        with self._still(), self.precision(), stopped as caught, suppress(skipping.Reached):
+            self.model.base_model(**arguments)
         if caught.states is None:
             raise RuntimeError(f"layer {layer} of {self.name} was never reached")
         self._as_tuple = caught.as_tuple
@@ -181,7 +200,12 @@ class Backbone:
 
     def entering(self, layer: int, states: Tensor) -> AbstractContextManager[None]:
         """While it is open, a forward pass runs no layer below `layer`, which `states` of `states_entering` enter."""
-        return skipping.skip_to(self._blocks, layer, states, self._as_tuple)
+        return skipping.skip_to(self.blocks, layer, states, self._as_tuple)
+
+    def beginning(self, layer: int, inputs: dict[str, Tensor]) -> AbstractContextManager[None]:
+        """The same where `inputs` hold states `entering` that layer; a whole forward pass where they do not."""
+        states = inputs.get("entering")
+        return nullcontext() if states is None else self.entering(layer, states)
 
     @torch.no_grad()
     def block_outputs(self, inputs: dict[str, Tensor]) -> list[Tensor]:
@@ -194,16 +218,46 @@ class Backbone:
         def keep(module: nn.Module, given: object, output: Tensor | tuple[Tensor, ...]) -> None:
             outputs.append(output if isinstance(output, Tensor) else output[0])
 
-        hooks = [block.register_forward_hook(keep) for block in self._blocks]
+        with self._still(), hooked([(block, keep) for block in self.blocks]):
+            self.model.base_model(**self.forward_arguments(inputs))
+        return outputs
+
+    @torch.no_grad()
+    def last_states(self, inputs: dict[str, Tensor]) -> Tensor:
+        """Hidden states [B, T, d] that the model ends with, before its head: without prompts or shift, dropout off."""
+        gather, at = self._gather, None if self._gather is None else self._gather.at
+        try:
+            if gather is not None:
+                gather.at = None  # of all places, also while a head asks for its own
+            with self._still(), self.precision():
+                states: Tensor = self.model.base_model(**self.forward_arguments(inputs))[0]
+        finally:
+            if gather is not None:
+                gather.at = at
+        return states
+
+    @torch.no_grad()
+    def keys_and_values(self, inputs: dict[str, Tensor]) -> list[Tensor]:
+        """What each layer's attention makes of one text of T tokens: [2, kv_heads, T, head_dim] a layer; dropout off."""
+        seen: list[list[Tensor]] = [[] for _ in self.slots]
+        try:
+            for slot, kept in zip(self.slots, seen, strict=True):
+                slot.seen = kept
+            self.last_states(inputs)
+        finally:
+            for slot in self.slots:
+                slot.seen = None
+        return [kept[0][:, 0] for kept in seen]
+
+    @contextmanager
+    def _still(self) -> Iterator[None]:
+        """Dropout off."""
         training = self.model.training
         self.model.train(False)
         try:
-            self.model.base_model(**self.forward_arguments(inputs))
+            yield
         finally:
             self.model.train(training)
-            for hook in hooks:
-                hook.remove()
-        return outputs
 
 
 def load_backbone(

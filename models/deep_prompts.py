@@ -8,7 +8,7 @@ texts in a batch PEFT adds those of the texts up in another order.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 
 from peft import PeftConfig
 from torch import Tensor
@@ -17,8 +17,9 @@ from fedpeptao.errors import InputError
 from models import prefix_tuning
 from models.backbone import Backbone
 from models.layout import Entry
-from models.technique import Forward, normal
+from models.technique import Forward, known_layers, normal
 from models.tuned_model import TunedModel
+from models.vocabulary import keys_and_values
 
 
 class DeepPrompts:
@@ -28,22 +29,27 @@ class DeepPrompts:
         InputError: no prompt token, more than leave a position for a text, or a layer that the model does not have.
     """
 
-    def __init__(self, backbone: Backbone, layers: Sequence[int], prompt_tokens: int) -> None:
+    def __init__(self, backbone: Backbone, layers: Sequence[int], prompt_tokens: int, init: str = "normal") -> None:
         check_tokens(backbone, prompt_tokens)
-        last = backbone.num_layers - 1
-        if wrong := [layer for layer in layers if not 0 <= layer <= last]:
-            listed = ",".join(str(layer) for layer in layers)
-            raise InputError("layers", listed, f"the model has no layer {wrong[0]}", f"Use layers from 0 to {last}")
-        self.backbone, self.prompt_tokens = backbone, prompt_tokens
-        self.layers = tuple(sorted(set(layers)))
+        self.backbone, self.prompt_tokens, self.init = backbone, prompt_tokens, init
+        self.layers = known_layers(layers, backbone.num_layers)
         shape = (2, backbone.kv_heads, prompt_tokens, backbone.head_dim)
         self.entries = tuple(Entry(f"prompt.{layer}", layer, shape, parts=2) for layer in self.layers)
         self.begins_at = self.layers[0] if self.layers else 0
         self.shift, self.inserted = prompt_tokens, 0
+        self._tokens: tuple[int, list[Tensor]] | None = None
 
     def initial(self, entry: Entry, seed: int, std: float) -> Tensor:
-        """N(0, std); a layer starts alike whatever other layers are prompted."""
+        """N(0, std), or what the frozen model makes of real tokens; a layer starts alike whatever other layers are prompted."""
+        if self.init == "vocabulary":
+            assert entry.layer is not None
+            return self._of_tokens(seed)[entry.layer]
         return normal(seed, entry.name, entry.shape, std)
+
+    def _of_tokens(self, seed: int) -> list[Tensor]:
+        if self._tokens is None or self._tokens[0] != seed:  # one pass for all layers
+            self._tokens = seed, keys_and_values(self.backbone, self.prompt_tokens, seed, "prompt")
+        return self._tokens[1]
 
     def of_one_client(self) -> list[str]:
         """Nothing: a slot takes each row's prompt from its owner."""
@@ -55,8 +61,7 @@ class DeepPrompts:
     ) -> Iterator[Forward]:
         """Prompts in the slots of the attention modules; `entering` begins at the lowest prompted layer."""
         slots = [self.backbone.slots[layer] for layer in self.layers]
-        entering = inputs.get("entering")
-        begin = nullcontext() if entering is None else self.backbone.entering(self.begins_at, entering)
+        begin = self.backbone.beginning(self.begins_at, inputs)
         try:
             for layer, slot in zip(self.layers, slots, strict=True):
                 slot.prompt, slot.owner = values[f"prompt.{layer}"], owner

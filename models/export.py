@@ -18,6 +18,7 @@ from models.layout import Layout
 from models.tuned_model import TunedModel
 
 _ADAPTER, _HEAD, _LABELS = "adapter_model.safetensors", "head.safetensors", "labels.json"
+_MODEL = "base_model.model"  # to PEFT, within a model whose own modules it changes
 _MEND = "Use the model, head and prompt-tokens that made it"
 
 
@@ -38,12 +39,15 @@ def to_peft(model: TunedModel, values: Tensor, folder: Path, labels: Sequence[st
     if isinstance(found, str):
         return f"{found}: no adapter written"
     config, tensors = found
+    kind, modules = _task_type(model), None
+    if not config.is_prompt_learning:
+        tensors = {_inside(model, name, kind): value for name, value in tensors.items()}
     folder.mkdir(parents=True, exist_ok=True)
     head = {name: named[f"head.{name}"].contiguous() for name in backbone.head.names}
-    kind, modules = _task_type(model), None
     if kind == TaskType.SEQ_CLS:
         modules, whole = _saved_modules(model)
-        tensors |= {f"base_model.{name}": head.get(name, value).contiguous() for name, value in whole.items()}
+        base = "base_model" if config.is_prompt_learning else _MODEL
+        tensors |= {f"{base}.{name}": head.get(name, value).contiguous() for name, value in whole.items()}
     elif head:
         save_file(head, folder / _HEAD)
     save_file(tensors, folder / _ADAPTER, metadata={"format": "pt"})
@@ -112,6 +116,12 @@ def _saved_modules(model: TunedModel) -> tuple[list[str], dict[str, Tensor]]:
     return modules, {
         name: value.detach().cpu() for name, value in named if any(name.startswith(f"{module}.") for module in modules)
     }
+
+
+def _inside(model: TunedModel, name: str, kind: TaskType) -> str:
+    """PEFT's name of a tensor in a module of the model, which is the bare one for features."""
+    bare = f"{model.backbone.model.base_model_prefix}."
+    return f"{_MODEL}.{name.removeprefix(bare) if kind == TaskType.FEATURE_EXTRACTION else name}"
 
 
 def _task_type(model: TunedModel) -> TaskType:

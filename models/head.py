@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from fedpeptao.errors import InputError
+from models import per_client
 
 
 class HeadLinear(nn.Linear):
@@ -36,12 +37,7 @@ class HeadLinear(nn.Linear):
             return F.linear(features, self.weight, self.bias)
         if self.owner is None:
             raise ValueError(f"a head of {self.weight.shape[0]} clients needs an owner for each row of the batch")
-        weight = self.weight.index_select(0, self.owner)
-        rows = features.flatten(1, -2) if features.ndim > 2 else features.unsqueeze(1)
-        scores = rows @ weight.transpose(1, 2)
-        if self.bias is not None:
-            scores = scores + self.bias.index_select(0, self.owner).unsqueeze(1)
-        return scores.reshape(*features.shape[:-1], weight.shape[1])
+        return per_client.linear(features, self.weight, self.bias, self.owner)
 
 
 class FirstTokenLinear(HeadLinear):

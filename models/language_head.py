@@ -98,7 +98,8 @@ class LanguageHead:
         mask = torch.arange(ids.shape[1], device=ids.device) < answer_at + lengths
         ids = ids.where(mask, self._pad)
         at = (answer_at + places).clamp_max(ids.shape[1] - 1)
-        output = forward({"input_ids": ids, "attention_mask": mask.long()}, at, texts)
+        own = (torch.arange(ids.shape[1], device=ids.device) <= answer_at).long()
+        output = forward({"input_ids": ids, "attention_mask": mask.long(), "text_mask": own}, at, texts)
         each = output.gather(2, words[..., None])[..., 0] - output.logsumexp(2)
         return each.where(places < lengths, 0.0).sum(1), output
 

@@ -25,9 +25,10 @@ _EXACT, _HALF = 1e-4, 0.05  # relative, of outputs in float32 and in half precis
 
 @dataclass(frozen=True)
 class Probed:
-    """What the probe found: slots and block modules by layer, and the shape of keys."""
+    """What the probe found: slots, attention and block modules by layer, and the shape of keys."""
 
     slots: tuple[PromptSlot, ...]
+    attention: tuple[nn.Module, ...]
     blocks: tuple[nn.Module, ...]
     kv_heads: int
     head_dim: int
@@ -56,7 +57,8 @@ def probe(model: PreTrainedModel, name: str) -> Probed:
     slots = tuple(PromptSlot() for _ in range(layers))
     for index, slot in enumerate(slots):
         found[index].prompt_slot = slot  # type: ignore[assignment]
-    return Probed(slots, _blocks(model, found, name), kv_heads, head_dim)
+    attention = tuple(found[index] for index in range(layers))
+    return Probed(slots, attention, _blocks(model, found, name), kv_heads, head_dim)
 
 
 def _by_layer(modules: Sequence[nn.Module], name: str) -> dict[int, nn.Module]:

@@ -1,7 +1,7 @@
 """Gradient checkpointing: activations of a block are computed again in the backward pass in place of being kept.
 
 Written here, since transformers' own runs only in training mode, and would find the prompts gone: they lie on the modules for
-one forward pass. So each block takes the prompts that it met along to its second pass.
+one forward pass, as hooks do. So each block takes what it met along to its second pass.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from models.attention import PromptSlot
+from models.hooks import hooked
 
 
 def recompute_blocks(blocks: Sequence[nn.Module], slots: Sequence[PromptSlot]) -> None:
@@ -23,13 +24,15 @@ def recompute_blocks(blocks: Sequence[nn.Module], slots: Sequence[PromptSlot]) -
 
 def _recomputed(inner: Callable[..., Any], slot: PromptSlot) -> Callable[..., Any]:
     def forward(*args: Any, **kwargs: Any) -> Any:
-        prompt, owner = slot.prompt, slot.owner
+        prompt, owner, hooks = slot.prompt, slot.owner, slot.hooks
 
         def again(*args: Any, **kwargs: Any) -> Any:
             before = slot.prompt, slot.owner
             slot.prompt, slot.owner = prompt, owner
+            gone = () if slot.hooks else hooks
             try:
-                return inner(*args, **kwargs)
+                with hooked(gone):
+                    return inner(*args, **kwargs)
             finally:
                 slot.prompt, slot.owner = before
 

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -16,6 +16,7 @@ import torch
 from peft import PeftConfig
 from torch import Tensor
 
+from fedpeptao.errors import InputError
 from models.layout import Entry
 
 
@@ -25,9 +26,22 @@ class Options:
 
     Attributes:
         prompt_tokens: N_p.
+        prompt_init: "normal" or "vocabulary", what prompts begin with.
+        prompt_layer: of late prompts; -1 for the middle.
+        bottleneck: of generators and adapters.
+        sources: prompts [N_p, d] of earlier runs, to be mixed.
+        lora_rank, lora_alpha: r and alpha.
+        lora_targets: names of linear layers in the attention; () for the usual ones.
     """
 
     prompt_tokens: int = 20
+    prompt_init: str = "normal"
+    prompt_layer: int = -1
+    bottleneck: int = 64
+    sources: tuple[Tensor, ...] = ()
+    lora_rank: int = 8
+    lora_alpha: float = 16.0
+    lora_targets: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -87,7 +101,8 @@ class Technique(Protocol):
         Args:
             values: [C, *shape] by the names of `entries`; autograd flows back into them.
             inputs: input_ids and attention_mask int64 [B, T], padded on the right; perhaps token_type_ids, and `entering`
-                [B, T, d], what enters the layer `begins_at`.
+                [B, T, d], what enters the layer `begins_at`, and `text_mask` [B, T], 1 at the text's own tokens where a label
+                word follows them.
             owner: int64 [B], whose row each text meets; None for C = 1.
         """
         ...
@@ -106,6 +121,23 @@ class Technique(Protocol):
 
 def normal(seed: int, name: str, shape: tuple[int, ...], std: float) -> Tensor:
     """N(0, std) float32 of that shape, drawn from (seed, name) alone."""
+    return torch.randn(shape, generator=random_generator(seed, name)) * std
+
+
+def uniform(seed: int, name: str, shape: tuple[int, ...], bound: float) -> Tensor:
+    """U(-bound, bound) float32 of that shape, drawn from (seed, name) alone."""
+    return (2 * torch.rand(shape, generator=random_generator(seed, name)) - 1) * bound
+
+
+def known_layers(layers: Sequence[int], count: int) -> tuple[int, ...]:
+    """Ascending, each once; InputError for one that a model of so many layers does not have."""
+    if wrong := [layer for layer in layers if not 0 <= layer < count]:
+        listed = ",".join(str(layer) for layer in layers)
+        raise InputError("layers", listed, f"the model has no layer {wrong[0]}", f"Use layers from 0 to {count - 1}")
+    return tuple(sorted(set(layers)))
+
+
+def random_generator(seed: int, name: str) -> torch.Generator:
+    """Of (seed, name) alone, on the CPU."""
     digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-    return torch.randn(shape, generator=generator) * std
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)

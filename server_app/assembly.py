@@ -67,7 +67,7 @@ class Assembly:
     def _strategy(
         self, algorithm: Algorithm, layers: tuple[int, ...], warm: PromptStrategy | None, warm_up: bool
     ) -> PromptStrategy:
-        settings, channels = self.settings, self._channels(layers)
+        settings, channels, agreed = self.settings, self._channels(layers), self.found.agreed
         layout = channels.layout
         values = initial_values(settings, self._model(layers))
         if warm is not None:
@@ -76,14 +76,14 @@ class Assembly:
         roster = Roster(
             run=self.folder.name,
             seed=settings.federation.seed,
-            examples={client: reply.examples for client, reply in self.found.replies.items()},
+            examples={client: examples for client, (examples, _) in agreed.items()},
             nodes=self.found.nodes,
             labels=self.labels,
             layers=layers,
             per_round=settings.federation.clients_per_round,
             beyond=settings.federation.over_sampling,
             quorum=settings.federation.quorum,
-            steps={client: reply.steps for client, reply in self.found.replies.items()},
+            steps={client: steps for client, (_, steps) in agreed.items()},
             evaluated={client: reply.validation_examples for client, reply in self.found.replies.items()},
             norm_limit=settings.federation.norm_limit,
             strikes=settings.federation.strikes,
@@ -119,7 +119,7 @@ def check_limit(settings: Settings, strategy: PromptStrategy) -> None:
         InputError: it has not.
     """
     limit, roster = settings.federation.message_limit_mb, strategy.roster
-    if not limit:
+    if not limit or not roster.nodes:
         return
     ask = strategy.train_messages(strategy.state.round + 1)[0].content
     shared = size_of(RecordDict({"shared": ask["shared"]}))

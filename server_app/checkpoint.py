@@ -38,7 +38,7 @@ FOLDER = "checkpoints"
 MAY_CHANGE = frozenset(
     (
         *("rounds", "final-local-epochs", "test-every", "evaluate-every", "round-timeout-s", "checkpoints"),
-        *("quorum", "quorum-wait-s", "over-sampling", "state-disk-mb"),
+        *("min-clients", "quorum", "quorum-wait-s", "over-sampling", "state-disk-mb"),
         *("norm-limit", "strikes", "message-limit-mb"),
         *("resume", "runs-dir", "run-name"),
     )

@@ -38,6 +38,9 @@ _NOTED = {
     "missing": "missing",
     "evaluation_failed": "failed to evaluate",
     "evaluation_missing": "missing in the evaluation",
+    "joined": "joined",
+    "back": "back",
+    "left": "left",
 }
 _SUMMARY_FIGURES = {
     "personalised": "all clients, each with its own prompts and examples",
@@ -171,6 +174,14 @@ def summary_table(summary: Mapping[str, Any]) -> str:
     rows.append(("traffic down", bytes_text(traffic.get("down")), "training"))
     rows.append(("traffic up", bytes_text(traffic.get("up")), "training"))
     rows.append(("traffic of evaluation", bytes_text(traffic.get("evaluation")), "both ways"))
+    if known := final.get("known_clients"):
+        rows.append(
+            (
+                "evaluated clients",
+                f"{final.get('evaluated_clients')} of {known}",
+                "the others were not there, or gave no figures",
+            )
+        )
     if left_out := summary.get("left_out"):
         rows.append(("left out", ", ".join(map(str, left_out)), "clients whose replies were refused"))
     parameters = summary.get("parameters_per_message")

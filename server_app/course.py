@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,12 @@ from fedpeptao.errors import InputError
 from models.export import save_parameters, to_peft
 from server_app import ratio_phase, roll_call
 from server_app.assembly import Assembly, strategy_model, traffic, whole_row
+from server_app.attendance import Attendance
 from server_app.checkpoint import Checkpoints, Identity, Progress, check_identity
 from server_app.console import layers_table, say
+from server_app.lines import pooled_personalised, pooled_shared
 from server_app.roll_call import RollCall
-from server_app.rounds import Rounds, pooled_personalised, pooled_shared
+from server_app.rounds import Rounds
 from server_app.run_folder import PARAMETERS, RunFolder, read_summary
 from strategies.roster import Outcome
 from strategies.shell import PromptStrategy
@@ -54,11 +56,16 @@ class Course:
     def follow(self) -> Summary:
         """To the end; returns what the summary says then."""
         settings, folder = self.settings, self.folder
-        found = self._roll_call()
-        assembly = Assembly(settings, found, tuple(self.known["labels"]), folder.path)
-        evaluation = None if self.before is None else _outcome(self.before, found)
-        rounds = Rounds(self.grid, settings, folder, _tester(settings), _keeper(folder.path), self._save, evaluation)
-        strategy = self._selected(assembly, rounds)
+        attendance = self._roll_call()
+        evaluation = None if self.before is None else _outcome(self.before)
+        test, keep = _tester(settings), _keeper(folder.path)
+
+        def save(strategy: PromptStrategy, evaluation: Outcome | None) -> None:
+            self._note_clients(attendance.found)
+            self._save(strategy, evaluation)
+
+        rounds = Rounds(self.grid, settings, folder, attendance, test, keep, save, evaluation)
+        strategy = self._selected(attendance, rounds)
         say(traffic(settings, strategy))
         rounds.run(strategy, settings.federation.rounds)
         evaluations = rounds.evaluation().evaluations
@@ -67,7 +74,8 @@ class Course:
         note = to_peft(strategy_model(settings, strategy), row, adapter, self.known["labels"])
         if note:
             say(note)
-        metric = self.known["metric"]
+        metric, known = self.known["metric"], len(strategy.roster.examples)
+        part = {"evaluated_clients": len(evaluations), "known_clients": known} if len(evaluations) < known else {}
         return {
             **self.known,
             "final": {
@@ -75,20 +83,19 @@ class Course:
                 "personalised_loss": own.loss,
                 **figures("shared", together, metric),
                 "shared_loss": together.loss,
+                **part,
                 "per_client": {str(client): _counts(found) for client, found in sorted(evaluations.items())},
             },
             "adapter_note": note,
         }
 
-    def _roll_call(self) -> RollCall:
+    def _roll_call(self) -> Attendance:
         """Who is there; labels and scores are those of the beginning."""
         settings, before = self.settings, self.before
-        say(f"Roll call: {settings.federation.clients} clients ..")
-        auto = settings.selection.layers == "auto"
-        found = roll_call.call(self.grid, settings, self.folder.path.name, score=auto and before is None)
+        attendance = self._attendance()
+        found, was = attendance.found, self.identity
         _check_data(settings, found)
-        was = self.identity
-        self.identity = Identity(was.settings, was.model, was.data, found.agreed)
+        self.identity = replace(was, clients=found.agreed)
         if before is None:
             self.known |= {
                 "metric": resources.metric(settings),
@@ -99,14 +106,33 @@ class Course:
             }
         else:
             check_identity(was, self.identity, self.folder.path)
+        attendance.labels = self.known["labels"]
         self.folder.write_summary({**self.known, "status": "running"})
         self.grid.reset()  # the roll call's bytes are no round's
         event("roll call ended", nodes=len(set(found.nodes.values())), clients=len(found.replies))
-        return found
+        return attendance
 
-    def _selected(self, assembly: Assembly, rounds: Rounds) -> PromptStrategy:
+    def _attendance(self) -> Attendance:
+        """After the roll call: of all clients, or of the first `min-clients`."""
+        settings, was, run = self.settings, self.identity.clients, self.folder.path.name
+        score = settings.selection.layers == "auto" and self.before is None
+        absent = next((line.get("absent") or [] for line in reversed(self.folder.history())), [])
+        present = set(was) - set(absent) if was else None
+        least = settings.federation.min_clients
+        say(f"Roll call: {f'{least} of ' if least else ''}{settings.federation.clients} clients ..")
+        if not least:
+            found = replace(roll_call.call(self.grid, settings, run, score), before=was)
+            return Attendance(self.grid, settings, run, found, present=present)
+        labels = self.known.get("labels", ())
+        attendance = Attendance(self.grid, settings, run, RollCall({}, {}, before=was), labels, present)
+        attendance.gather(least, score)
+        return attendance
+
+    def _selected(self, attendance: Attendance, rounds: Rounds) -> PromptStrategy:
         """The strategy of the selected layers, where it starts or goes on; the warm-up, if there is one, lies behind it then."""
-        settings, before = self.settings, self.before
+        settings, before, found = self.settings, self.before, attendance.found
+        known = found if before is None else found.of(found.before)  # who is new joins at the first look
+        assembly = Assembly(settings, known, tuple(self.known["labels"]), self.folder.path)
         if before is not None and not before.warm_up:
             strategy = assembly.strategy(before.layers)
             strategy.go_on(before.state, standing=before.standing)
@@ -121,6 +147,8 @@ class Course:
             else:
                 warm.go_on(before.state, before.sent, before.standing)
             rounds.run(warm, settings.selection.warmup_rounds)
+            attendance.look(warm)
+            assembly = replace(assembly, found=attendance.found.of(warm.roster.examples))
             self.known["ratio"] = ratio_phase.estimate(self.grid, settings, warm, self.folder)
             ratio = float(self.known["ratio"]["ratio"])
         layers = roll_call.select_layers(settings, self.known["layer_scores"], ratio, count_)
@@ -139,7 +167,14 @@ class Course:
         evaluations = {} if evaluation is None else evaluation.evaluations
         layers = strategy.roster.layers
         progress = Progress(strategy.state, strategy.warm_up, layers, told, sent, evaluations, strategy.standing)
-        self.checkpoints.save(self.identity, progress)
+        self.checkpoints.save(replace(self.identity, clients=strategy.roster.agreed), progress)
+
+    def _note_clients(self, found: RollCall) -> None:
+        """Those that joined, in the summary."""
+        if found.replies.keys() - {int(client) for client in self.known["clients"]}:
+            clients = {**self.known["clients"], **_clients(self.settings, found)}
+            self.known["clients"] = dict(sorted(clients.items(), key=lambda one: int(one[0])))
+            self.folder.write_summary({**self.known, "status": "running"})
 
 
 def begin(grid: RecordingGrid, settings: Settings, folder: RunFolder) -> Course:
@@ -177,11 +212,11 @@ def begin(grid: RecordingGrid, settings: Settings, folder: RunFolder) -> Course:
     )
 
 
-def _outcome(before: Progress, found: RollCall) -> Outcome | None:
+def _outcome(before: Progress) -> Outcome | None:
     """The evaluation over all clients that a checkpoint holds."""
     if not before.evaluation:
         return None
-    return Outcome(asked=sorted(found.replies), evaluations=dict(before.evaluation))
+    return Outcome(asked=sorted(before.evaluation), evaluations=dict(before.evaluation))
 
 
 def _counts(evaluation: Evaluation) -> dict[str, int | float]:

@@ -36,7 +36,7 @@ WITHOUT_INFLUENCE = (
     *("variant", "drift-correction", "control-precision", "max-lost-share", "step-normalised"),
     *("server-optimizer", "server-momentum", "server-second-momentum", "server-adaptivity", "server-learning-rate"),
     *("round-timeout-s", "test-every", "evaluate-every", "evaluation-batch-size", "runs-dir", "run-name"),
-    *("final-local-epochs", "checkpoints", "resume", "quorum", "quorum-wait-s", "state-disk-mb"),
+    *("final-local-epochs", "checkpoints", "resume", "min-clients", "quorum", "quorum-wait-s", "state-disk-mb"),
     *("norm-limit", "strikes", "message-limit-mb"),
 )
 """Settings that change neither the warm-up's prompts nor the estimate; every other one is part of the cache's key."""
@@ -120,19 +120,19 @@ def cache_key(flat: Mapping[str, Scalar], facts: Mapping[str, str], history: Seq
     Args:
         flat: the run's settings.
         facts: of model, data and versions.
-        history: the warm-up's lines of metrics.jsonl; whose replies were lost has a part in its prompts.
+        history: the warm-up's lines of metrics.jsonl; who was asked, and whose replies were lost, has a part in its prompts.
     """
     about = {
         "format": FORMAT,
         "facts": facts,
         "settings": {key: value for key, value in flat.items() if key not in WITHOUT_INFLUENCE},
-        "lost": [_lost(line) for line in history],
+        "rounds": [_asked_and_lost(line) for line in history],
     }
     return _digest(about)[:32]
 
 
-def _lost(line: Mapping[str, Any]) -> list[Any]:
-    return [client for key in ("failed", "missing", "left_out") for client in line.get(key) or ()]
+def _asked_and_lost(line: Mapping[str, Any]) -> list[Any]:
+    return [list(line.get(key) or ()) for key in ("clients", "failed", "missing", "left_out")]
 
 
 def _facts(settings: Settings) -> dict[str, str]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 
 from flwr.app import Message
 from flwr.serverapp import Grid
@@ -21,28 +22,42 @@ from federation.randomness import generator
 from federation.settings import Settings, layer_list
 from fedpeptao.errors import InputError, RunError
 from server_app.progress import with_progress
-from strategies.build import Cohort
+from strategies.roster import Cohort
 from strategies.selection import best_layers, layer_count, mean_scores
 
 
 @dataclass(frozen=True)
 class RollCall:
-    """Everybody's answers, and the node each client lives on."""
+    """Everybody's answers, and the node each client lives on.
+
+    Attributes:
+        replies: client -> its answer, of those that answered this process.
+        nodes: client -> the node it lives on, of those that are there.
+        heard: nodes that have answered, whether clients live there or not.
+        before: client -> (n_i, K_i), of those that an earlier process of the run knew.
+    """
 
     replies: dict[int, RollCallReply]
     nodes: dict[int, int]
+    heard: set[int] = field(default_factory=set)
+    before: Mapping[int, tuple[int, int]] = field(default_factory=dict)
 
     @property
     def agreed(self) -> dict[int, tuple[int, int]]:
         """Client -> (n_i, K_i), which stay as they are for the whole run."""
-        return {client: (reply.examples, reply.steps) for client, reply in sorted(self.replies.items())}
+        answered = {client: (reply.examples, reply.steps) for client, reply in self.replies.items()}
+        return dict(sorted({**self.before, **answered}.items()))
 
     @property
     def cohort(self) -> Cohort:
-        """N, n and Kbar: sums of whole numbers, the same in every order of answers."""
-        replies = self.replies.values()
-        n = sum(reply.examples for reply in replies)
-        return Cohort(len(replies), n, sum(reply.examples * reply.steps for reply in replies) / n)
+        """N, n and Kbar."""
+        return Cohort.of(self.agreed)
+
+    def of(self, clients: Collection[int]) -> RollCall:
+        """The same of these clients alone."""
+        replies = {client: reply for client, reply in self.replies.items() if client in clients}
+        nodes = {client: node for client, node in self.nodes.items() if client in clients}
+        return RollCall(replies, nodes, self.heard, self.before)
 
     @property
     def commonest_label_accuracy(self) -> float | None:
@@ -64,7 +79,8 @@ def call(grid: Grid, settings: Settings, run: str, score: bool) -> RollCall:
     found = RollCall({}, {})
     answers = exchanges(grid, messages, settings.run.round_timeout_s)
     for exchange in with_progress(answers, len(messages)):
-        for reply in _read(exchange, settings):
+        found.heard.add(exchange.node)
+        for reply in read(exchange, settings):
             if reply.client in found.replies:
                 raise RunError(f"client {reply.client} lives on two nodes: give each node its own partition-id")
             found.replies[reply.client] = reply
@@ -145,7 +161,12 @@ def _nodes(grid: Grid, timeout_s: float) -> list[int]:
     return nodes
 
 
-def _read(exchange: Exchange, settings: Settings) -> list[RollCallReply]:
+def read(exchange: Exchange, settings: Settings) -> list[RollCallReply]:
+    """A node's answers.
+
+    Raises:
+        RunError: it failed, or its answers cannot be.
+    """
     reply = exchange.reply
     if reply.has_error():
         reason = (reply.error.reason or "no reason given").strip().splitlines()[-1]

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Sequence
 from contextlib import closing
 from itertools import count
 from typing import Any
@@ -17,11 +16,12 @@ from federation import resources
 from federation.evaluation import Counts
 from federation.grids import RecordingGrid, exchanges
 from federation.logs import about, event
-from federation.messages import Evaluation
-from federation.metrics import added, figure_key, figures
+from federation.metrics import figures
 from federation.settings import Settings
 from fedpeptao.errors import RunError
+from server_app.attendance import Attendance
 from server_app.console import round_header, round_line, say, warn
+from server_app.lines import by_client, line_figures, pooled_personalised, pooled_shared, traffic_figures
 from server_app.progress import with_progress
 from server_app.run_folder import RunFolder
 from strategies.roster import Outcome
@@ -35,6 +35,7 @@ class Rounds:
     """Drives strategies over a grid: that of the warm-up if there is one, then that of the selected layers.
 
     Args:
+        attendance: looked at before each round and evaluation.
         test: the shared model's counts on the common test set for a strategy; None where there is no such set.
         keep: called with the strategy after each update of it.
         save: called with the strategy and the evaluation over all clients, if there was one, when a round's line is on disk.
@@ -46,12 +47,13 @@ class Rounds:
         grid: RecordingGrid,
         settings: Settings,
         folder: RunFolder,
+        attendance: Attendance,
         test: Callable[[PromptStrategy], Counts] | None,
         keep: Callable[[PromptStrategy], None],
         save: Callable[[PromptStrategy, Outcome | None], None],
         evaluation: Outcome | None = None,
     ) -> None:
-        self._grid, self._settings, self._folder = grid, settings, folder
+        self._grid, self._settings, self._folder, self._attendance = grid, settings, folder, attendance
         self._test, self._keep, self._save, self._metric = test, keep, save, resources.metric(settings)
         self._figures = line_figures(self._metric)
         self._bytes = next((line["cumulative_bytes"] for line in reversed(folder.history())), 0)
@@ -119,14 +121,14 @@ class Rounds:
             "accepted": len(outcome.accepted),
             "failed": {str(client): why for client, why in outcome.failed.items()},
             "missing": outcome.missing,
-            "dropped": _by_client(outcome.dropped),
-            "refused": _by_client(strategy.standing.refused),
+            "dropped": by_client(outcome.dropped),
+            "refused": by_client(strategy.standing.refused),
             "left_out": list(strategy.left_out),
             "late": self._grid.late,
             "attempts": attempts,
             "void": outcome.void,
             "update_norm": outcome.update_norm,
-            **_traffic(down, up),
+            **traffic_figures(down, up),
             "seconds": time.monotonic() - started,
         }
         own = pooled_personalised(outcome.evaluations.values())
@@ -144,7 +146,7 @@ class Rounds:
         """Asks, and while too few answer asks others, until `quorum-wait-s` are over; what came of it, and how often it asked."""
         give_up = time.monotonic() + self._settings.federation.quorum_wait_s
         for attempt in count():
-            self._check_enough_left(strategy, server_round)
+            self._await_enough(strategy, server_round, give_up)
             messages = strategy.train_messages(server_round, attempt)
             event("round begins", clients=strategy.sampled(server_round, attempt), attempt=attempt)
             with closing(exchanges(self._grid, messages, self._settings.run.round_timeout_s)) as replies:
@@ -162,16 +164,43 @@ class Rounds:
             time.sleep(min(left, LONGEST_PAUSE_S, 2.0**attempt / 4))
         raise AssertionError("unreachable")
 
-    def _check_enough_left(self, strategy: PromptStrategy, server_round: int) -> None:
-        """With fewer clients than `clients-per-round` a run goes on; with fewer than its quorum it cannot."""
-        if len(strategy.clients) < self._settings.federation.quorum:
-            who = ", ".join(map(str, strategy.left_out[:10]))
+    def _await_enough(self, strategy: PromptStrategy, server_round: int, give_up: float) -> None:
+        """With fewer clients than `clients-per-round` a round begins; with fewer than its quorum it waits for them.
+
+        Raises:
+            RunError: they do not come, or nobody is left to come.
+        """
+        federation = self._settings.federation
+
+        def alarm() -> None:
+            self._check_enough_left(strategy, server_round)
+            there = f"{len(strategy.clients)} clients are there for a quorum of {federation.quorum}"
+            warn(f"round {server_round}: {there}, others are waited for up to {federation.quorum_wait_s:g} s")
+
+        if not self._attendance.wait(strategy, federation.quorum, give_up, alarm):
+            self._check_enough_left(strategy, server_round)
+            waited = f" after {federation.quorum_wait_s:g} s (quorum-wait-s)" if federation.quorum_wait_s else ""
+            absent = strategy.roster.absent
+            event("too few clients", logging.WARNING, absent=absent)
+            away = f"not there: {_some(absent)}" if absent else "no others have joined"
             raise RunError(
-                f"round {server_round}: {len(strategy.clients)} clients are left for a quorum of "
-                f"{self._settings.federation.quorum}; left out for refused replies (strikes): {who}. "
-                f"The run is kept as after round {server_round - 1}; with strikes = 0 all are asked again: "
-                f"fedpeptao run --resume {self._folder.path}"
+                f"round {server_round}: {len(strategy.clients)} clients are there for a quorum of {federation.quorum}"
+                f"{waited}; {away}. {self._how_to_go_on(server_round)}"
             )
+
+    def _check_enough_left(self, strategy: PromptStrategy, server_round: int) -> None:
+        """Waiting does not help where too many are left out."""
+        federation, left_out = self._settings.federation, strategy.left_out
+        left = federation.clients - len(left_out)
+        if left < federation.quorum:
+            raise RunError(
+                f"round {server_round}: {left} clients are left for a quorum of {federation.quorum}; "
+                f"left out for refused replies (strikes): {_some(left_out)}. "
+                f"{self._how_to_go_on(server_round, '; with strikes = 0 all are asked again')}"
+            )
+
+    def _how_to_go_on(self, server_round: int, mend: str = "") -> str:
+        return f"The run is kept as after round {server_round - 1}{mend}: fedpeptao run --resume {self._folder.path}"
 
     def _without_quorum(self, outcome: Outcome, server_round: int) -> str:
         """Why the run stops, and how it goes on."""
@@ -181,8 +210,7 @@ class Rounds:
             found = f"{len(outcome.accepted)} of the {self._settings.federation.quorum} replies of its quorum came"
         waited = self._settings.federation.quorum_wait_s
         within = f" within {waited:g} s (quorum-wait-s)" if waited else ""
-        how = f"The run is kept as after round {server_round - 1}: fedpeptao run --resume {self._folder.path}"
-        return f"round {server_round}: {found}{within}. {_why(outcome)}. {how}"
+        return f"round {server_round}: {found}{within}. {_why(outcome)}. {self._how_to_go_on(server_round)}"
 
     def _tested(self, strategy: PromptStrategy, server_round: int) -> Line:
         if self._test is None or not _due(
@@ -193,7 +221,10 @@ class Rounds:
         return {**figures("global", counts, self._metric), "global_loss": counts.loss}
 
     def _evaluate(self, strategy: PromptStrategy, line: Line) -> Outcome:
-        """All clients, in messages of their own; its traffic is counted apart from training."""
+        """All clients that are there, in messages of their own; its traffic is counted apart from training."""
+        give_up = time.monotonic() + self._settings.federation.quorum_wait_s
+        if not self._attendance.wait(strategy, 1, give_up, lambda: warn("nobody is there to evaluate: waiting")):
+            warn("no client is there for the evaluation")
         messages = strategy.evaluate_messages()
         with closing(exchanges(self._grid, messages, self._settings.run.round_timeout_s)) as replies:
             outcome = strategy.close_evaluation(with_progress(replies, len(messages)))
@@ -204,96 +235,18 @@ class Rounds:
         line |= figures("all_shared", pooled_shared(outcome.evaluations.values()), self._metric)
         line["evaluation_failed"] = {str(client): why for client, why in outcome.failed.items()}
         line["evaluation_missing"] = outcome.missing
-        line["refused"] = _by_client(strategy.standing.refused)
+        line["refused"] = by_client(strategy.standing.refused)
         return outcome
 
     def _write(self, line: Line) -> None:
         line["cumulative_bytes"] = self._bytes
-        whole = {**dict.fromkeys(self._figures), **line}
+        whole = {**dict.fromkeys(self._figures), **line, **self._attendance.news()}
         self._folder.append(whole)
         say(round_line(whole, self._settings.federation.rounds, self._metric))
 
 
-FIGURES = (
-    "round",
-    "warm_up",
-    "train_loss",
-    "personalised_accuracy",
-    "personalised_loss",
-    "personalised_examples",
-    "global_accuracy",
-    "global_loss",
-    "all_personalised_accuracy",
-    "all_shared_accuracy",
-    "down_bytes",
-    "up_bytes",
-    "down_detail",
-    "up_detail",
-    "evaluation_bytes",
-    "clients",
-    "accepted",
-    "failed",
-    "missing",
-    "dropped",
-    "refused",
-    "left_out",
-    "late",
-    "attempts",
-    "void",
-    "evaluation_failed",
-    "evaluation_missing",
-    "update_norm",
-    "seconds",
-    "cumulative_bytes",
-)
-"""Keys of every line of metrics.jsonl; null where a round has no such figure."""
-SCORED = ("personalised", "global", "all_personalised", "all_shared")
-"""Whose accuracy is among them; where the run's metric is another one, each has a sister of that name."""
-
-
-def line_figures(metric: str) -> tuple[str, ...]:
-    """FIGURES, and the sisters."""
-    sisters = tuple(figure_key(whose, metric) for whose in SCORED)
-    return FIGURES + tuple(key for key in sisters if key not in FIGURES)
-
-
-def pooled_personalised(evaluations: Iterable[Evaluation]) -> Counts:
-    """Each client's shard with its own prompts, pooled."""
-    counts = list(evaluations)
-    return Counts(
-        sum(c.examples for c in counts),
-        sum(c.correct for c in counts),
-        sum(c.loss_sum for c in counts),
-        added(c.confusion for c in counts),
-    )
-
-
-def pooled_shared(evaluations: Iterable[Evaluation]) -> Counts:
-    """Each client's shard with the shared model, pooled."""
-    counts = list(evaluations)
-    return Counts(
-        sum(c.examples for c in counts),
-        sum(c.shared_correct for c in counts),
-        sum(c.shared_loss_sum for c in counts),
-        added(c.shared_confusion for c in counts),
-    )
-
-
 def _due(server_round: int, every: int, rounds: int) -> bool:
     return server_round == rounds or (every > 0 and server_round % every == 0)
-
-
-def _traffic(down: Counter[str], up: Counter[str]) -> Line:
-    return {
-        "down_bytes": down.total(),
-        "up_bytes": up.total(),
-        "down_detail": dict(sorted(down.items())),
-        "up_detail": dict(sorted(up.items())),
-    }
-
-
-def _by_client(counts: Mapping[int, int]) -> dict[str, int]:
-    return {str(client): count for client, count in sorted(counts.items())}
 
 
 def _log(outcome: Outcome, strategy: PromptStrategy) -> None:
@@ -316,6 +269,10 @@ def _say_left_out(outcome: Outcome, clients: Collection[int]) -> None:
     for client in sorted(clients):
         event("client left out", logging.WARNING, client=client)
         warn(f"client {client} is left out from now on (strikes). Its last reply was {outcome.failed[client]}")
+
+
+def _some(clients: Sequence[int]) -> str:
+    return ", ".join(map(str, clients[:10])) + (", .." if len(clients) > 10 else "")
 
 
 def _why(outcome: Outcome) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from federation.channels import Channel
 from federation.settings import Settings
@@ -12,22 +11,8 @@ from strategies.client_rows import ClientRows
 from strategies.drift import DeviceCorrection, Drift, NoCorrection, ServerCorrection
 from strategies.fedpeptao import Algorithm, FedPepTAO
 from strategies.released import Released
+from strategies.roster import Cohort
 from strategies.server_optimizers import Adaptive, HeavyBall, Momentum, ServerOptimizer
-
-
-@dataclass(frozen=True)
-class Cohort:
-    """What the roll call found.
-
-    Attributes:
-        clients: N.
-        examples: n, over all of them.
-        mean_steps: Kbar = sum (n_i/n) K_i.
-    """
-
-    clients: int
-    examples: int
-    mean_steps: float
 
 
 def build(settings: Settings, cohort: Cohort, control: Channel, rows: Callable[[], ClientRows]) -> Algorithm:
@@ -39,9 +24,9 @@ def build(settings: Settings, cohort: Cohort, control: Channel, rows: Callable[[
     """
     server = settings.server
     if server.variant != "fedpeptao":
-        rate = settings.federation.clients_per_round / cohort.clients
-        aliased = server.variant == "released-aliased"
-        return Released(settings.local.learning_rate, server.server_learning_rate, rate, aliased, rows())
+        sampled, aliased = settings.federation.clients_per_round, server.variant == "released-aliased"
+        eta, eta_s = settings.local.learning_rate, server.server_learning_rate
+        return Released(eta, eta_s, sampled, cohort.clients, aliased, rows())
     mean_steps = cohort.mean_steps if server.step_normalised else None
     drift = _drift(settings, cohort, control, rows)
     return FedPepTAO(drift, _optimizer(settings), server.server_learning_rate, mean_steps)

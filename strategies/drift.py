@@ -6,9 +6,9 @@
     device   g = sum w_i Delta_i ;  e_i = Delta_i/(K_i eta) - c ;  C <- C + sum n_i e_i ;  c = C/n
              and on the device c_i <- c_i + e_i: it corrects its steps by c - c_i (client_app/local_update.py)
 
-w_i = n_i over the replies' examples; n: the examples of all devices, frozen at the roll call. With step-normalised, Delta_i
-in g, u and u_i is scale_i Delta_i; that in e_i is not. `server` keeps displacements per unit of learning rate, not divided by
-K_i: divided, a term stays that never vanishes where the K_i differ.
+w_i = n_i over the replies' examples; n: the examples of all known devices, each n_i frozen when it joined. With step-normalised,
+Delta_i in g, u and u_i is scale_i Delta_i; that in e_i is not. `server` keeps displacements per unit of learning rate, not
+divided by K_i: divided, a term stays that never vanishes where the K_i differ.
 """
 
 from __future__ import annotations
@@ -61,6 +61,9 @@ class Drift(Protocol):
     def settle(self, state: State, total: Sum) -> DriftState:
         """After the round."""
 
+    def grow(self, kept: DriftState, examples: int) -> tuple[Drift, DriftState]:
+        """With clients that joined, n now being `examples`; what they have not sent yet counts as 0."""
+
 
 @dataclass(frozen=True)
 class NoCorrection:
@@ -85,6 +88,10 @@ class NoCorrection:
     def settle(self, state: State, total: Sum) -> DriftState:
         """Nothing changes."""
         return state.drift
+
+    def grow(self, kept: DriftState, examples: int) -> tuple[Drift, DriftState]:
+        """Nothing depends on n."""
+        return self, kept
 
 
 @dataclass(frozen=True)
@@ -127,6 +134,12 @@ class ServerCorrection:
     def settle(self, state: State, total: Sum) -> DriftState:
         """u <- u + sum (n_i/n)(Delta_i/eta - u_i)."""
         return replace(state.drift, control=_control(state) + total.displacement / self.examples)
+
+    def grow(self, kept: DriftState, examples: int) -> tuple[Drift, DriftState]:
+        """u <- (n before / n) u, the mean over all known clients with u_j = 0 for those that joined."""
+        assert kept.control is not None
+        u = kept.control * (self.examples / examples)
+        return replace(self, examples=examples), replace(kept, control=u)
 
 
 @dataclass(frozen=True)
@@ -180,6 +193,10 @@ class DeviceCorrection:
         c = _control(state) / self.examples
         e = total.control - total.examples * self.as_sent(c, state.round + 1).to(c.dtype)
         return replace(state.drift, control=_control(state) + e, lost_examples=lost)
+
+    def grow(self, kept: DriftState, examples: int) -> tuple[Drift, DriftState]:
+        """C stays, a sum to which c_j = 0 adds nothing; c = C/n with the new n."""
+        return replace(self, examples=examples), kept
 
 
 def _control(state: State) -> Tensor:

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from strategies.drift import Drift, DriftState
+from strategies.roster import Cohort
 from strategies.server_optimizers import ServerOptimizer
 
 VBAR_DECAY = 0.9
@@ -107,6 +108,9 @@ class Algorithm(Protocol):
     def step(self, state: State, total: Sum) -> State:
         """The state after the round."""
 
+    def grow(self, state: State, cohort: Cohort) -> tuple[Algorithm, State]:
+        """With clients that joined between two rounds: for N, n and Kbar of all that are known now."""
+
 
 @dataclass(frozen=True)
 class FedPepTAO:
@@ -167,6 +171,12 @@ class FedPepTAO:
             vbar=_shared_second_moments(state.vbar, total),
             accepted=acknowledged(state, total),
         )
+
+    def grow(self, state: State, cohort: Cohort) -> tuple[Algorithm, State]:
+        """With clients that joined: x, moments and vbar go on; what the correction keeps stays a mean over all."""
+        drift, kept = self.drift.grow(state.drift, cohort.examples)
+        mean_steps = None if self.mean_steps is None else cohort.mean_steps
+        return replace(self, drift=drift, mean_steps=mean_steps), replace(state, drift=kept)
 
 
 def go_on(state: State, after: State) -> State:

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from strategies.client_rows import ClientRows, kept_row
 from strategies.drift import DriftState
-from strategies.fedpeptao import State, Sum, Update, acknowledged, count, go_on
+from strategies.fedpeptao import Algorithm, State, Sum, Update, acknowledged, count, go_on
+from strategies.roster import Cohort
 
 MOMENTUM, DECAY, LEAST_ETA_S = 0.9, 0.99, 1e-4
 
@@ -32,16 +33,23 @@ class Released:
     Attributes:
         eta: the device learning rate.
         eta_s: the server learning rate before its first decay.
-        sample_rate: share of the clients that are sampled in a round.
+        sampled: clients that are sampled in a round.
+        clients: N.
         aliased: with the shared tensor.
         rows: c_i of each client ever sampled.
     """
 
     eta: float
     eta_s: float
-    sample_rate: float
+    sampled: int
+    clients: int
     aliased: bool
     rows: ClientRows
+
+    @property
+    def sample_rate(self) -> float:
+        """Share of the clients that are sampled in a round."""
+        return min(self.sampled, self.clients) / self.clients
 
     def initial(self, names: tuple[str, ...], x: Tensor, after: State | None = None) -> State:
         """The state before the first round. x: [R], of any floating type."""
@@ -94,6 +102,12 @@ class Released:
             drift=replace(state.drift, control=c),
             accepted=acknowledged(state, total),
         )
+
+    def grow(self, state: State, cohort: Cohort) -> tuple[Algorithm, State]:
+        """c <- (N before / N) c: it is a plain mean, to which clients that joined bring c_j = 0."""
+        assert state.drift.control is not None
+        c = state.drift.control * (self.clients / cohort.clients)
+        return replace(self, clients=cohort.clients), replace(state, drift=replace(state.drift, control=c))
 
     def _average(
         self, state: State, total: Sum, xbar: Tensor, g: Tensor, c: Tensor, eta_s: float

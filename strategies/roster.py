@@ -11,14 +11,35 @@ from federation.metrics import ACCURACY
 
 
 @dataclass(frozen=True)
+class Cohort:
+    """All clients that are known, whether they are there or not.
+
+    Attributes:
+        clients: N.
+        examples: n, over all of them.
+        mean_steps: Kbar = sum (n_i/n) K_i.
+    """
+
+    clients: int
+    examples: int
+    mean_steps: float
+
+    @classmethod
+    def of(cls, agreed: Mapping[int, tuple[int, int]]) -> Cohort:
+        """From client -> (n_i, K_i): sums of whole numbers, the same in every order."""
+        n = sum(examples for examples, _ in agreed.values())
+        return cls(len(agreed), n, sum(examples * steps for examples, steps in agreed.values()) / n)
+
+
+@dataclass(frozen=True)
 class Roster:
-    """Who takes part and what is agreed on, fixed after the roll call.
+    """Who takes part and what is agreed on. It changes between rounds alone, when clients join, leave or come back.
 
     Attributes:
         run: the run's name.
         seed: of the run.
-        examples: client -> n_i.
-        nodes: client -> the node it lives on.
+        examples: client -> n_i, of all that are known.
+        nodes: client -> the node it lives on, of those that are there.
         labels: classes in the order of the head's outputs.
         layers: S.
         per_round: replies that close a round.
@@ -54,9 +75,19 @@ class Roster:
         return None if self.metric == ACCURACY else len(self.labels)
 
     @property
-    def clients(self) -> list[int]:
-        """All clients, ascending."""
+    def present(self) -> list[int]:
+        """The clients that are there, ascending."""
         return sorted(self.nodes)
+
+    @property
+    def absent(self) -> list[int]:
+        """Those that are known and not there, ascending."""
+        return sorted(set(self.examples) - set(self.nodes))
+
+    @property
+    def agreed(self) -> dict[int, tuple[int, int]]:
+        """Client -> (n_i, K_i), of all that are known: frozen when each joined."""
+        return {client: (n, self.steps[client]) for client, n in sorted(self.examples.items())}
 
 
 @dataclass

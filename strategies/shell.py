@@ -34,7 +34,7 @@ from federation.messages import (
 from federation.randomness import generator
 from strategies.agreement import counts_objection, objection, update_norm
 from strategies.fedpeptao import Algorithm, State, Update
-from strategies.roster import Outcome, Roster
+from strategies.roster import Cohort, Outcome, Roster
 from strategies.selection import sample_clients
 from strategies.standing import Standing
 
@@ -89,8 +89,14 @@ class PromptStrategy(Strategy):
 
     @property
     def clients(self) -> list[int]:
-        """All others, ascending."""
-        return sorted(set(self.roster.clients) - set(self.left_out))
+        """All others that are there, ascending."""
+        return sorted(set(self.roster.present) - set(self.left_out))
+
+    def meet(self, roster: Roster) -> None:
+        """Goes on with these clients, between two rounds: who was known still is, and who is new has sent nothing yet."""
+        if roster.examples.keys() != self.roster.examples.keys():
+            self.algorithm, self.state = self.algorithm.grow(self.state, Cohort.of(roster.agreed))
+        self.roster = roster
 
     def sampled(self, server_round: int, attempt: int = 0) -> list[int]:
         """D_t, in the order in which replies are folded; attempt: how often the round was void before."""
@@ -102,7 +108,7 @@ class PromptStrategy(Strategy):
         return self._messages(TRAIN, server_round, self.sampled(server_round, attempt))
 
     def evaluate_messages(self) -> list[Message]:
-        """An evaluation of all clients that are not left out, after the last round that ended."""
+        """An evaluation of all clients that are there and not left out, after the last round that ended."""
         return self._messages(EVALUATE, self.state.round, self.clients)
 
     def close_round(self, server_round: int, exchanges: Iterable[Exchange], attempt: int = 0) -> Outcome:
@@ -143,7 +149,8 @@ class PromptStrategy(Strategy):
     def curvature_messages(self) -> list[Message]:
         """Asks the clients of the last round for spectra at the x that it sent out."""
         x = self.channels.model.as_sent(self.sent, self.state.round)
-        return self._messages(CURVATURE, self.state.round, self.last_accepted(), x)
+        there = [client for client in self.last_accepted() if client in self.roster.nodes]
+        return self._messages(CURVATURE, self.state.round, there, x)
 
     def close_curvature(self, exchanges: Iterable[Exchange]) -> tuple[Outcome, list[CurvatureReply]]:
         """What became of it, and the answers in the order of clients."""
@@ -323,7 +330,7 @@ class PromptStrategy(Strategy):
     ) -> Sequence[Reply]:
         """The replies in a message; one that is an error, or cannot be read, fails all its clients that are still waited for."""
         reply = exchange.reply
-        asked = {client for client in outcome.asked if self.roster.nodes[client] == exchange.node}
+        asked = {client for client in outcome.asked if self.roster.nodes.get(client) == exchange.node}
         try:
             if not reply.has_error():
                 check_size(reply.content, self._most_bytes(len(asked)))
@@ -340,7 +347,7 @@ class PromptStrategy(Strategy):
         return most_bytes(self.roster.message_mb, clients, self.layout, clients, len(self.roster.labels))
 
     def _expected(self, client: int, node: int, outcome: Outcome) -> bool:
-        return client in outcome.asked and self.roster.nodes[client] == node
+        return client in outcome.asked and self.roster.nodes.get(client) == node
 
 
 def _first_line(reason: str | None) -> str:

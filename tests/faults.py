@@ -36,11 +36,14 @@ from server_app.rounds import Rounds
 from server_app.run_folder import RunFolder
 from strategies.fedpeptao import FedPepTAO
 from strategies.shell import PromptStrategy
+from tests import faults_coming
+from tests.coming import AGAIN, FIRST
 from tests.fault_stage import ROUND, VICTIM, DeathError, FullDisk, Shuffled, Stage, harmed, same_end
 
 PAGE = RESULTS.parent / "docs" / "FAULTS.md"
 Strike = Callable[[Stage], None]
 NOTHING, ITS_ROUND, ITS_PART = "nothing", "the work of the round it died in", "that client's part of that round"
+ITS_ROUNDS = "that client's part of the rounds between"
 
 
 @dataclass(frozen=True)
@@ -499,6 +502,26 @@ FAULTS: tuple[Fault, ...] = (
     Fault("a reply too late", "dropped and counted; its client goes on from before", ITS_PART, unanswered(True)),
     Fault("a reply that never comes", "the round closes at its deadline", ITS_PART, unanswered(False)),
     Fault("clock set back and forth", "the same bits", NOTHING, clock),
+    Fault("a node joins a run that has begun", "its client takes part from then on", NOTHING, faults_coming.joins),
+    *(
+        Fault(f"a node leaves and returns{how}", "its client is not asked meanwhile, and goes on", ITS_ROUNDS, strike)
+        for how, strike in {
+            "": faults_coming.returns(FIRST),
+            " under another id": faults_coming.returns(AGAIN),
+        }.items()
+    ),
+    Fault(
+        "all nodes gone, and back within `quorum-wait-s`",
+        "waited for: the same bits",
+        NOTHING,
+        faults_coming.all_gone_for_a_while,
+    ),
+    Fault(
+        "all nodes gone for longer",
+        "the run stops, says who is not there, and is gone on with later",
+        NOTHING,
+        faults_coming.all_gone_too_long,
+    ),
 )
 
 

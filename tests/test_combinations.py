@@ -144,7 +144,7 @@ def the_right_layers_travel(ran: Ran, watched: Watched) -> None:
         assert len(layers) == layer_count(float(ratio), LAYERS)
     chosen = travelling(layers)
     assert set(ran.parameters) == set(chosen)
-    wanted = getattr(torch, ran.settings.server.precision)
+    wanted = {"int8": torch.uint8}.get(ran.settings.server.precision) or getattr(torch, ran.settings.server.precision)
     for passed in [*watched.of("train"), *watched.of("train", "up"), *watched.of("evaluate")]:
         here = travelling([0, 1]) if is_warm_up(ran, passed) else chosen
         for record, arrays in passed.content.array_records.items():
@@ -155,7 +155,8 @@ def the_right_layers_travel(ran: Ran, watched: Watched) -> None:
 
 
 def bytes_are_counted(ran: Ran) -> None:
-    """What came up holds as many numbers as it should, in the asked width; the sums are sums."""
+    """What came up holds as many numbers as it should, in the asked width (int8: squeezed); the sums are sums."""
+    squeezed = ran.settings.server.precision == "int8"
     width, scales = {"float32": (4, 0), "float16": (2, 0), "int8": (1, 1)}[ran.settings.server.precision]
     total = 0
     for line in ran.lines[1:]:
@@ -165,7 +166,8 @@ def bytes_are_counted(ran: Ran) -> None:
             ("head", [n for n in names if "head" in n]),
         ):
             payload = PER_ROUND * (sum(SIZES[n] for n in here) * width + scales * len(here))
-            assert payload < line["up_detail"][kind] < payload + PER_ROUND * len(here) * FRAME
+            least, frame = (payload / 3, FRAME + 8) if squeezed else (payload, FRAME)
+            assert least < line["up_detail"][kind] < payload + PER_ROUND * len(here) * frame
         assert ("control" in line["down_detail"]) is (uses_control(ran) and not line["warm_up"])
         assert ("moments" in line["up_detail"]) is (shares_moments(ran) and not line["warm_up"])
         assert "control" not in line["up_detail"]

@@ -23,6 +23,7 @@ from server_app import run as server_run
 from server_app.run_folder import RunFolder
 from strategies.client_rows import FileRows
 from strategies.fedpeptao import FedPepTAO
+from tests import coming
 from tests.small_runs import Flat, Ran, go
 
 pytestmark = pytest.mark.slow
@@ -123,12 +124,33 @@ def test_whenever_it_dies_it_ends_with_the_same_bits(
     make_flat: MakeFlat, tmp_path: Path, fate: Fate, kind: str
 ) -> None:
     flat = make_flat(rounds=3, run_name="run", runs_dir=str(tmp_path / "whole"), evaluate_every=2, **KINDS[kind])
+    ends_with_the_same_bits(flat, tmp_path, fate, len(kind), INTERRUPTIONS, go)
+
+
+@pytest.mark.parametrize("kind", ["device correction", "server correction, moments that go on", "released"])
+def test_while_clients_come_and_go_too(make_flat: MakeFlat, tmp_path: Path, fate: Fate, kind: str) -> None:
+    """The run is gone on with among those that are there then: some known ones are not, some are new, one is at another place."""
+    changes = {
+        "rounds": 5,
+        "run_name": "run",
+        "runs_dir": str(tmp_path / "whole"),
+        "evaluate_every": 2,
+        "min_clients": 2,
+    }
+    flat = make_flat(**changes, **KINDS[kind])
+    ends_with_the_same_bits(flat, tmp_path, fate, len(kind), 20, lambda flat: coming.go(flat, coming.schedule)[0])
+
+
+def ends_with_the_same_bits(
+    flat: Flat, tmp_path: Path, fate: Fate, seed: int, interruptions: int, go: Callable[[Flat], Ran]
+) -> None:
+    """So many deaths at random points, several to a run."""
     fate.live(-1)
     whole = go(flat)
     points, rows = fate.passed, rows_of(whole)
-    rng, deaths = np.random.default_rng(len(kind)), 0
+    rng, deaths = np.random.default_rng(seed), 0
     for number in range(1000):
-        if deaths >= INTERRUPTIONS:
+        if deaths >= interruptions:
             break
         again = {**flat, "runs-dir": str(tmp_path / str(number))}
         folder = tmp_path / str(number) / "run"
@@ -145,7 +167,7 @@ def test_whenever_it_dies_it_ends_with_the_same_bits(
         assert ended.summary["final"] == whole.summary["final"]
         again_rows = rows_of(ended)
         assert all(torch.equal(again_rows[client], rows[client]) for client in rows)
-    assert deaths >= INTERRUPTIONS
+    assert deaths >= interruptions
     assert points > 100
 
 

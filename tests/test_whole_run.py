@@ -122,7 +122,9 @@ def test_the_other_families_run(make_flat: MakeFlat, model: str, layers: str) ->
 
 
 def test_each_thing_that_travels_has_its_own_precision(make_flat: MakeFlat) -> None:
-    """Sixty prompt tokens, so that the arrays outweigh their framing."""
+    """Sixty prompt tokens, so that the arrays outweigh their framing; squeezed int8 comes to less than a
+    quarter, and c = 0 to next to nothing.
+    """
 
     def kilobytes(**changes: Scalar) -> list[float]:
         line = go(make_flat(prompt_tokens=60, rounds=1, **changes)).lines[-1]
@@ -140,7 +142,8 @@ def test_each_thing_that_travels_has_its_own_precision(make_flat: MakeFlat) -> N
     ):
         found = kilobytes(**changes)
         for exact, here, factor in zip(whole, found, factors, strict=True):
-            assert 0.8 * factor < exact / here <= factor, changes
+            assert 0.8 * factor < exact / here, changes
+            assert exact / here <= factor or factor == 4, changes
 
 
 # -- plain averaging ---------------------------------------------------------------------------------------

@@ -57,7 +57,7 @@ svg .line.blue, svg .level.blue { stroke: var(--blue); } svg .line.orange, svg .
 svg .line.green { stroke: var(--green); }
 svg .mark { stroke: var(--page); stroke-width: 1; }
 svg .blue { --c: var(--blue); } svg .orange { --c: var(--orange); } svg .green { --c: var(--green); }
-svg .purple { --c: var(--purple); } svg .grey { --c: var(--grey); }
+svg .purple { --c: var(--purple); } svg .red { --c: var(--bad); } svg .grey { --c: var(--grey); }
 svg .mark, svg .fill { fill: var(--c); }
 svg .dot { fill: var(--c); fill-opacity: .55; stroke: var(--c); stroke-width: 1; }
 svg .dot.on { fill-opacity: 1; stroke: var(--text); stroke-width: 2; }

@@ -12,7 +12,8 @@ from server_app.report.plot import Axis, Frame, Key, axis
 from server_app.report.sections import figure, section
 
 MOST_BARS = 60
-KINDS = {"prompts": "blue", "head": "orange", "control": "green", "moments": "purple", "config": "grey"}
+_TUNED = {"prompts": "blue", "lora": "blue", "adapter": "blue", "generator": "red"}
+KINDS = {**_TUNED, "head": "orange", "control": "green", "moments": "purple", "config": "grey"}
 _NAMES = {"control": "control variate", "moments": "second moments", "config": "all that is no array"}
 _UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "bytes"))
 

@@ -39,6 +39,16 @@ def test_a_run_that_trains_nothing_is_remarked_on() -> None:
         ({"error_feedback": False, "precision": "int8", "update_precision": "float16"}, "error-feedback", "int8"),
         ({"label_loss": "label-words", "head": "linear"}, "label-loss", "no label words"),
         ({"weight_decay": 0.1, "device_optimizer": "sgd"}, "weight-decay", "sgd"),
+        ({"prompt_init": "vocabulary", "prompt_init_std": 0.1}, "prompt-init-std", "nothing that is tuned is drawn"),
+        ({"tuned": "lora", "prompt_init_std": 0.1}, "prompt-init-std", "nothing that is tuned is drawn"),
+        ({"tuned": "adapter", "prompt_init": "vocabulary"}, "prompt-init", "no prompt of its own"),
+        ({"tuned": "lora", "prompt_tokens": 5}, "prompt-tokens", "there is no prompt"),
+        ({"prompt_layer": 2}, "prompt-layer", "late-prompts"),
+        ({"prompt_sources": "/a"}, "prompt-sources", "mixed-prompts"),
+        ({"tuned": "lora", "bottleneck": 8}, "bottleneck", "has none"),
+        ({"tuned": "adapter", "lora_rank": 4}, "lora-rank", "lora"),
+        ({"lora_alpha": 4.0}, "lora-alpha", "lora"),
+        ({"lora_targets": "query"}, "lora-targets", "lora"),
     ],
 )
 def test_a_changed_value_without_effect_is_named(changes: dict[str, Scalar], key: str, why: str) -> None:
@@ -56,6 +66,9 @@ def test_a_changed_value_without_effect_is_named(changes: dict[str, Scalar], key
         {"error_feedback": False, "update_precision": "int8"},
         {"control_precision": "int8"},
         {"server_momentum": 0.5},
+        {"tuned": "lora", "lora_rank": 4, "lora_alpha": 8.0, "lora_targets": "query"},
+        {"tuned": "adapter", "bottleneck": 8, "prompt_init_std": 0.1},
+        {"prompt_init": "vocabulary", "prompt_tokens": 5},
         {
             "server_optimizer": "adam",
             "server_learning_rate": 0.01,

@@ -97,7 +97,13 @@ BAD: list[tuple[str, Scalar, str]] = [
     ("backbone-dropout", 1.0, "from 0 to below 1"),
     ("weight-decay", -1e-9, "at least 0"),
     ("clip-norm", 0.0, "above 0"),
+    ("prompt-init", "zeros", "normal, vocabulary"),
     ("prompt-init-std", -0.02, "at least 0"),
+    ("prompt-layer", -2, "a layer, or -1 for the middle one"),
+    ("prompt-sources", "/runs/a,runs/b", "absolute paths with commas between them"),
+    ("bottleneck", 0, "at least 1"),
+    ("lora-rank", 0, "at least 1"),
+    ("lora-alpha", 0.0, "above 0"),
     ("hidden-cache-mb", -1, "at least 0"),
     ("hidden-cache-disk-mb", -1, "at least 0"),
     ("hidden-cache-dtype", "int8", "float32, bfloat16, float16"),
@@ -188,6 +194,7 @@ BAD: list[tuple[str, Scalar, str]] = [
     ("validation", "data/valid.jsonl", "absolute path"),
     ("test", "./test.jsonl", "absolute path"),
     ("state-disk-mb", -1, "at least 0"),
+    ("min-clients", -1, "at least 0"),
     ("runs-dir", "~/runs", "absolute path"),
     ("run-name", "../elsewhere", "without slashes"),
     ("run-name", "..", "without slashes"),
@@ -207,7 +214,7 @@ def test_a_bad_value_names_key_value_and_what_would_be_right(key: str, value: Sc
 
 def test_every_key_refuses_something() -> None:
     """A key whose values are never checked would not be in the list above."""
-    takes_any_text = {"device", "text-pair-column", "labels", "partition-column"}
+    takes_any_text = {"device", "text-pair-column", "labels", "partition-column", "lora-targets"}
     assert {key for key, _, _ in BAD} | takes_any_text == set(defaults())
     for key in takes_any_text:
         assert refused({**defaults(), key: 3.5}).key == key
@@ -358,3 +365,18 @@ def test_what_travels_has_the_precision_of_all_or_its_own() -> None:
 )
 def test_only_updates_in_int8_are_fed_back(changes: dict[str, Scalar], feeds_back: bool) -> None:
     assert parse({**defaults(), **changes}).server.feeds_back is feeds_back
+
+
+def test_lists_of_folders_and_names_are_taken_apart() -> None:
+    model = parse({**defaults(), "prompt-sources": "/runs/a, /runs/b", "lora-targets": "query , value"}).model
+    assert model.source_folders == ("/runs/a", "/runs/b")
+    assert model.target_names == ("query", "value")
+    assert parse(defaults()).model.source_folders == parse(defaults()).model.target_names == ()
+
+
+@pytest.mark.parametrize(
+    ("tuned", "taken"), [("deep-prompts", 7), ("input-prompts", 7), ("late-prompts", 7), ("lora", 0), ("adapter", 0)]
+)
+def test_prompts_take_positions_that_texts_cannot_have(tuned: str, taken: int) -> None:
+    flat = {**defaults(), "tuned": tuned, "layers": "all", "prompt-tokens": 7}
+    assert parse(flat).model.positions_taken == taken

@@ -61,7 +61,7 @@ def test_the_lower_layers_do_not_run_again_and_are_whole_afterwards() -> None:
     model.keep_lower_states(cache())
     assert model.lower is not None
     states = model.lower.states(TEXTS, None)
-    block = model.backbone._blocks[0]
+    block = model.backbone.blocks[0]
     hook = block.attention.register_forward_hook(lambda *given: ran.append(1))  # type: ignore[operator, union-attr]
     model.bind(model.initial(0)[None])
     inputs = padded(model.backbone, TEXTS)

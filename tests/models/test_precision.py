@@ -41,7 +41,7 @@ def classifier(folder: Path, **options: Any) -> TunedModel:
 def test_autocast_is_of_the_forward_pass_alone(folder: Path, precision: str, build: Any) -> None:
     exact, cast = build(folder), build(folder, autocast=precision)
     used: list[torch.dtype] = []
-    block = cast.backbone._blocks[0]
+    block = cast.backbone.blocks[0]
     linear = next(part for part in block.modules() if type(part).__name__ in ("Linear", "Conv1D"))
     linear.register_forward_hook(lambda module, given, output: used.append(output.dtype))
     row = bound(exact)
@@ -79,7 +79,7 @@ def test_blocks_run_again_only_where_gradients_are_asked_for(folder: Path) -> No
     calls: list[int] = []
     inner = next(
         part
-        for part in model.backbone._blocks[1].modules()
+        for part in model.backbone.blocks[1].modules()
         if isinstance(part, torch.nn.LayerNorm) or "Norm" in type(part).__name__
     )
     inner.register_forward_hook(lambda *_: calls.append(1))

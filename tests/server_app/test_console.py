@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from typing import Any
 
 import pytest
@@ -212,6 +213,18 @@ def test_an_evaluation_over_all_clients_is_shown_and_who_was_missing_in_it() -> 
     assert first.endswith("9.9  all clients 0.662")
     assert second.startswith("           1 missing in ")
     assert second.endswith(": 8")
+
+
+def test_who_joined_came_back_and_left_stands_below() -> None:
+    line = {**LINE, "joined": [3, 4], "left": [1], "back": [0], "absent": [1]}
+    notes = [note.strip() for note in round_line(line, 20).splitlines()[1:]]
+    assert notes[-3:] == ["2 joined: 3, 4", "1 back: 0", "1 left: 1"]
+
+
+def test_the_summary_says_of_how_many_the_last_evaluation_is() -> None:
+    summary = {"status": "completed", "rounds": 3, "final": {"evaluated_clients": 4, "known_clients": 5}}
+    assert any(re.match(r" +evaluated clients +4 of 5 ", line) for line in summary_table(summary).splitlines())
+    assert "evaluated clients" not in summary_table({**summary, "final": {}})
 
 
 def test_summary_of_a_completed_run() -> None:

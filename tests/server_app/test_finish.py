@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from server_app.finish import close_interrupted, finish
-from server_app.rounds import FIGURES
+from server_app.lines import FIGURES
 from server_app.run_folder import RunFolder
 
 KNOWN: dict[str, Any] = {"labels": ["a", "b"], "layers": [1], "layer_scores": [1.0, 2.0], "parameters_per_message": 7}

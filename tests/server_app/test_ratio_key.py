@@ -9,6 +9,7 @@ from server_app.ratio_phase import cache_key
 
 MATTERS = (
     *("seed", "model", "dtype", "head", "prompt-tokens", "prompt-init-std", "backbone-dropout"),
+    *("tuned", "prompt-init", "bottleneck", "lora-rank", "lora-alpha", "lora-targets"),
     *("dataset", "text-column", "label-column", "labels", "train-examples", "max-length"),
     *("clients", "partition", "alpha", "clients-per-round"),
     *(

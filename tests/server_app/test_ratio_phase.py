@@ -299,6 +299,7 @@ def test_every_setting_is_in_the_key_but_for_those_without_influence(flat: Flat)
     assert cache_key({**flat, "new": 1}, facts, history) != key
     assert cache_key(flat, {"model": "n"}, history) != key
     assert cache_key(flat, facts, history[:1]) != key
+    assert cache_key(flat, facts, [{**history[0], "clients": [2]}, history[1]]) != key
     assert set(ratio_phase._facts(parse(flat))) == {"fedpeptao", "torch", "model", "data"}
 
 

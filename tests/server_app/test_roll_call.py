@@ -15,7 +15,7 @@ from federation.settings import Settings, parse
 from fedpeptao.errors import InputError, RunError
 from server_app import roll_call
 from server_app.roll_call import RollCall
-from strategies.build import Cohort
+from strategies.roster import Cohort
 from tests.small_runs import Flat
 
 MakeFlat = Callable[..., Flat]

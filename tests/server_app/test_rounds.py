@@ -17,7 +17,7 @@ from federation import resources
 from federation.grids import InProcessGrid, count_bytes
 from federation.settings import parse
 from fedpeptao.errors import RunError
-from server_app.rounds import FIGURES
+from server_app.lines import FIGURES
 from server_app.run import run
 from server_app.run_folder import read_history
 from tests.small_runs import Flat, Watched, go, model_of

@@ -13,9 +13,10 @@ from client_app.local_update import SGD, local_update
 from experiments.quadratics import Federation, Quadratics, four_clients, settings
 from federation.channels import make_channels
 from models.layout import Entry, Layout
-from strategies.build import Cohort, build
+from strategies.build import build
 from strategies.client_rows import MemoryRows
 from strategies.fedpeptao import Update
+from strategies.roster import Cohort
 
 ETA, STEPS, ROUNDS = 0.05, 7, 30
 

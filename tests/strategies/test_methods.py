@@ -46,6 +46,8 @@ def test_the_page_has_every_method() -> None:
         *("FedAvg", "FedProx", "FedAvgM", "FedAdam", "FedYogi", "FedAdagrad", "SCAFFOLD", "FedNova", "FedVARP"),
         *("P-tuning v2 with FedAvg", "MomS+AdamD", "FedPepTAO", "FedPepTAO at the published numbers"),
         *("FedPepTAO with shared moments", "released", "released-aliased"),
+        *("Prompt Tuning with FedAvg", "FedPrompt", "LPT with FedAvg", "IDPG with FedAvg", "ATTEMPT with FedAvg"),
+        *("Adapter with FedAvg", "LoRA with FedAvg"),
     }
 
 
@@ -220,6 +222,8 @@ RULES: dict[str, Callable[[World, dict[str, Scalar]], Rule]] = {
     "FedVARP": fedvarp,
     "P-tuning v2 with FedAvg": p_tuning,
     "MomS+AdamD": moms_adamd,
+    **{f"{name} with FedAvg": p_tuning for name in ("Prompt Tuning", "LPT", "IDPG", "ATTEMPT", "Adapter", "LoRA")},
+    "FedPrompt": p_tuning,
 }
 
 

@@ -59,7 +59,7 @@ def test_it_equals_the_transcription_round_by_round(aliased: bool, eta_s: float)
     rng = np.random.default_rng(3)
     start = rng.normal(size=SIZE)
     script = Script(start, aliased, eta_s)
-    algorithm = Released(ETA, eta_s, SAMPLED / CLIENTS, aliased, MemoryRows())
+    algorithm = Released(ETA, eta_s, SAMPLED, CLIENTS, aliased, MemoryRows())
     state = algorithm.initial(("x",), torch.from_numpy(start))
     examples = rng.integers(5, 40, size=CLIENTS)
     for _ in range(12):

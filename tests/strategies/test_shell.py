@@ -18,10 +18,10 @@ from federation.grids import Exchange, InProcessGrid
 from federation.messages import Ask, EvaluateReply, Evaluation, TrainReply
 from federation.settings import Scalar
 from models.layout import Entry, Layout
-from strategies.build import Cohort, build
+from strategies.build import build
 from strategies.client_rows import MemoryRows
 from strategies.fedpeptao import State, Update
-from strategies.roster import Outcome, Roster
+from strategies.roster import Cohort, Outcome, Roster
 from strategies.shell import PromptStrategy
 
 LAYOUT = Layout((Entry("prompt.1", 1, (2, 1, 2, 3), 2), Entry("head.w", None, (2, 3))))

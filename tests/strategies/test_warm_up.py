@@ -25,7 +25,7 @@ ALGORITHMS = pytest.mark.parametrize(
     "make",
     [
         lambda: FedPepTAO(DeviceCorrection(40, 0.1), Momentum(0.9), eta_s=1.0),
-        lambda: Released(0.1, 0.05, 0.5, False, MemoryRows()),
+        lambda: Released(0.1, 0.05, 1, 2, False, MemoryRows()),
     ],
     ids=["device", "released"],
 )
