@@ -7,21 +7,25 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 PYTHON ?= python3.11
 VENV ?= .venv
 ARGS ?=
+GRIDS ?= tuning main rivals ablation
 BIN = $(VENV)/bin
 
-.PHONY: help demo ceiling test test-fast check format clean python venv-demo venv-dev
+.PHONY: help demo ceiling compare test test-fast check format clean python venv-demo venv-dev
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | awk -F'\t' '{ printf "make %-10s %s\n", $$1, $$2 }'
 	@echo
 	@echo "Settings:  make demo ARGS=\"--run-config 'rounds=3'\""
-	@echo "Variables: PYTHON=$(PYTHON) VENV=$(VENV)"
+	@echo "Variables: PYTHON=$(PYTHON) VENV=$(VENV) GRIDS=\"$(GRIDS)\""
 
 demo: venv-demo ## run FedPepTAO on the embedded data with the packaged model (ARGS: of fedpeptao run)
 	@exec $(BIN)/fedpeptao run . $(ARGS)
 
 ceiling: venv-demo ## train centrally with as many optimiser steps, for comparison (ARGS: of fedpeptao ceiling)
 	@exec $(BIN)/fedpeptao ceiling $(ARGS)
+
+compare: venv-demo ## run the grids of docs/RESULTS.md and make its tables (GRIDS; ARGS: of fedpeptao compare)
+	@failed=0; for grid in $(GRIDS); do $(BIN)/fedpeptao compare results/compare/$$grid.yaml $(ARGS) || failed=1; done; exit $$failed
 
 test: venv-dev ## all tests (ARGS: of pytest)
 	@exec $(BIN)/python -m pytest $(ARGS)

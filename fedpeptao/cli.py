@@ -8,10 +8,10 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedpeptao import __version__, results, run_config, states
+from fedpeptao.comparison.command import add_compare
 from fedpeptao.errors import InputError
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"fedpeptao {__version__}")
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
-    own = (_add_run, _add_check, _add_ceiling, _add_compare)
+    own = (_add_run, _add_check, _add_ceiling, add_compare)
     for add in (
         *own,
         results.add_predict,
@@ -190,28 +190,4 @@ def _ceiling(arguments: argparse.Namespace) -> int:
 
     figures = ceiling.train_centrally(settings, quiet=arguments.json)
     print(json.dumps(figures, indent=2) if arguments.json else ceiling.as_table(figures))
-    return 0
-
-
-def _add_compare(subparsers: Subparsers) -> None:
-    parser = subparsers.add_parser(
-        "compare",
-        help="run a grid of methods and seeds, and make its table",
-        description="Runs the cells of a grid file that are not there yet, one after the other in this process, then makes "
-        "the table from the raw figures.",
-    )
-    parser.add_argument("grid", type=Path, metavar="GRID", help="a YAML file such as results/demo.yaml")
-    parser.add_argument(
-        "--seed", type=int, action="append", metavar="N", help="run only these seeds, and make no table"
-    )
-    parser.set_defaults(work=_compare)
-
-
-def _compare(arguments: argparse.Namespace) -> int:
-    from fedpeptao import comparison
-
-    grid = comparison.read_grid(arguments.grid)
-    comparison.run_cells(grid, arguments.seed or grid.seeds)
-    if not arguments.seed:
-        print(comparison.write_table(grid))
     return 0

@@ -1,0 +1,1 @@
+"""Comparisons that regenerate themselves: grid files, cells in processes of their own, tables from raw files alone."""

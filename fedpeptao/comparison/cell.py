@@ -1,0 +1,160 @@
+"""One cell: a whole run in this process, and its raw file."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import torch
+from flwr.app import Context, Message
+
+from client_app.app import app
+from federation.grids import ClientCall, InProcessGrid
+from federation.metrics import ACCURACY, figure_key, metric_of
+from federation.settings import parse
+from fedpeptao.comparison.grid import Cell
+from fedpeptao.comparison.raw import COMPLETED, FAILED, FIGURES, Point, Result, write_raw
+from fedpeptao.comparison.sources import content_sha256, located
+from fedpeptao.errors import RunError
+from fedpeptao.saved import read_json
+from server_app.run import run
+from server_app.run_folder import FACTS, read_history, read_summary
+
+ROOT = Path(__file__).resolve().parents[2]
+CODE = ("client_app", "data", "federation", "models", "strategies")
+"""The packages whose code makes the figures."""
+Line = dict[str, Any]
+
+
+@dataclass
+class Stopwatch:
+    """A client app, and how long each node took for each round's training, in seconds."""
+
+    app: ClientCall
+    seconds: defaultdict[int, defaultdict[int, float]] = field(
+        default_factory=lambda: defaultdict(lambda: defaultdict(float))
+    )
+
+    def __call__(self, message: Message, context: Context) -> Message:
+        """The app's answer."""
+        started = time.perf_counter()
+        reply = self.app(message, context)
+        if message.metadata.message_type == "train":
+            server_round = int(message.content.config_records["round"]["round"])  # type: ignore[arg-type]
+            self.seconds[server_round][context.node_id] += time.perf_counter() - started
+        return reply
+
+
+def side_by_side(whole: float, nodes: Mapping[int, float]) -> float:
+    """Seconds of a round had its nodes worked side by side: the slowest of them, and what was not theirs."""
+    return whole - sum(nodes.values()) + max(nodes.values(), default=0.0)
+
+
+def run_cell(cell: Cell) -> None:
+    """Runs a cell and writes its raw file. A run that cannot go on (training diverged) leaves one that says so.
+
+    Raises:
+        InputError: bad settings or data.
+        RunError: the run could not go on.
+    """
+    watch = Stopwatch(app)
+    with tempfile.TemporaryDirectory() as scratch:
+        told = {**located(cell.settings), "runs-dir": scratch, "run-name": "cell"}
+        folder, why = Path(scratch) / "cell", None
+        try:
+            run(InProcessGrid(watch, told, nodes=int(told["clients"])), parse(told))
+        except RunError as error:
+            why = str(error).replace(scratch, "..")
+        summary, facts = read_summary(folder), read_json(folder / FACTS)
+        points = evaluations(read_history(folder), metric_of(summary), watch)
+    write_raw(cell.path, Result(_made(cell, summary, facts), points, _end(summary, why)))
+    if why is not None:
+        raise RunError(why)
+
+
+def evaluations(lines: list[Line], metric: str, watch: Stopwatch) -> tuple[Point, ...]:
+    """The lines of metrics.jsonl that hold an evaluation over all clients; sums are over all lines."""
+    sums = {key: list(accumulate(line[key] or 0 for line in lines)) for key in ("down_bytes", "up_bytes", "seconds")}
+    evaluation = list(accumulate(line["evaluation_bytes"] or 0 for line in lines))
+    beside = list(accumulate(side_by_side(line["seconds"] or 0.0, watch.seconds[line["round"]]) for line in lines))
+    own, shared, global_test = (figure_key(whose, metric) for whose in ("all_personalised", "all_shared", "global"))
+    return tuple(
+        Point(
+            line["round"],
+            line[own],
+            line[shared],
+            line[global_test],
+            down=sums["down_bytes"][place],
+            up=sums["up_bytes"][place],
+            evaluation=evaluation[place],
+            seconds=round(sums["seconds"][place], 3),
+            side_by_side=round(beside[place], 3),
+            train_loss=line["train_loss"],
+        )
+        for place, line in enumerate(lines)
+        if line[own] is not None
+    )
+
+
+def _made(cell: Cell, summary: Line, facts: Line) -> Line:
+    place = {"method": cell.method, "task": cell.task, "alpha": cell.alpha, "seed": cell.seed, "rate": cell.rate}
+    data = {key: value for key, value in facts["data"].items() if key != "name"}
+    return {
+        **place,
+        "metric": metric_of(summary),
+        "figures": FIGURES,
+        "code": code_sha256(),
+        "source": content_sha256(cell.settings),
+        "data": data,
+        "model": facts["model"]["fingerprint"],
+        "versions": facts["versions"],
+        "cpu": cpu_type(facts["cpu"]),
+        "settings": dict(cell.settings),
+    }
+
+
+def _end(summary: Line, why: str | None) -> Line:
+    final = summary.get("final") or {}
+    clients = final.get("per_client") or {}
+    counts = {"examples": "examples", "personalised": "correct", "shared": "shared_correct"}
+    floor = (summary.get("floor") or {}).get(f"commonest_label_{ACCURACY}")
+    return {
+        "status": COMPLETED if why is None else FAILED,
+        "why": why,
+        "commonest_label": floor,
+        "layers": summary.get("layers"),
+        "parameters_per_message": summary.get("parameters_per_message"),
+        "seconds": None if why else round(summary["seconds"], 1),
+        "cpu_seconds": round(time.process_time(), 1),
+        "load": round(os.getloadavg()[0], 1),
+        "clients": {name: [one[key] for one in clients.values()] for name, key in counts.items()},
+    }
+
+
+def cpu_type(name: str) -> str:
+    """The CPU's name, family and model, and the instructions that torch uses: where they agree, so should all bits."""
+    try:
+        lines = [line.partition(":") for line in Path("/proc/cpuinfo").read_text(encoding="utf8").splitlines()]
+    except OSError:  # not Linux
+        lines = []
+    known = {key.strip(): value.strip() for key, _, value in reversed(lines)}
+    numbers = ", ".join(f"{key} {known[key]}" for key in ("cpu family", "model") if key in known) or platform.machine()
+    return f"{name} ({numbers}, {torch.backends.cpu.get_cpu_capability()})"
+
+
+def code_sha256() -> str:
+    """Of the sources of CODE: says whether two cells were made by the very same code."""
+    digest = hashlib.sha256()
+    for package in CODE:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]

@@ -1,0 +1,106 @@
+"""Grid files: what they may say, and the grid that they come to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from federation.settings import Scalar, defaults, parse
+from fedpeptao.comparison.grid import ComparisonGrid, Report
+from fedpeptao.comparison.methods import Method, find, read_methods
+from fedpeptao.comparison.rates import chosen_rates
+from fedpeptao.comparison.sources import in_folder
+from fedpeptao.comparison.yaml_files import check_keys, of_type, read_yaml, without_repeats
+from fedpeptao.errors import InputError
+
+KEYS = ("base", "methods", "methods-from", "tasks", "skews", "seeds", "learning-rates", "report")
+REPORT_KEYS = ("page", "reference", "target")
+EXAMPLE = "Give a YAML file with base, methods and seeds, such as results/demo.yaml"
+CANDIDATES = "candidates"
+
+
+def read_grid(path: Path) -> ComparisonGrid:
+    """A grid from its YAML file, with the rates that its tuning has chosen so far.
+
+    Raises:
+        InputError: the file, or anything it names, cannot be used.
+    """
+    content = read_yaml(path, EXAMPLE)
+    check_keys(path, "grid", content, KEYS)
+    if not content.get("methods"):
+        raise InputError("grid", str(path), "it names no methods", EXAMPLE)
+    methods = _methods(path, content)
+    base = {**defaults(), **of_type(path, "base", content.get("base") or {}, dict, "settings and values")}
+    tuning, candidates, chosen = _tuning(path, content.get("learning-rates"))
+    report = _report(path, content.get("report"), methods, candidates)
+    grid = ComparisonGrid(
+        path, base, methods, _tasks(path, content), _seeds(path, content), tuning, candidates, report, chosen
+    )
+    for method in methods.values():  # a wrong setting is found before any cell runs
+        rate = method.rates[0] if method.rates else None
+        for task in grid.tasks:
+            parse(in_folder(grid.cell(method.name, task, next(iter(grid.seeds)), 0, rate).settings, Path("/")))
+    return grid
+
+
+def _methods(path: Path, content: Mapping[str, Any]) -> dict[str, Method]:
+    """By name from the file they share, or with their settings right here."""
+    named = content["methods"]
+    if isinstance(named, dict):
+        rows = {name: of_type(path, name, row or {}, dict, "settings and values") for name, row in named.items()}
+        return {str(name): Method(str(name), str(name), settings) for name, settings in rows.items()}
+    of_type(path, "methods", named, list, "names of methods, or methods with their settings")
+    shared = path.parent / str(content.get("methods-from", "methods.yaml"))
+    known = read_methods(shared)
+    return {name: find(known, name, "methods", path) for name in without_repeats(path, "methods", named)}
+
+
+def _tasks(path: Path, content: Mapping[str, Any]) -> dict[str, Mapping[str, Scalar]]:
+    tasks = of_type(path, "tasks", content.get("tasks") or {"": {}}, dict, "names of tasks with their settings")
+    return {str(name): of_type(path, name, own or {}, dict, "settings and values") for name, own in tasks.items()}
+
+
+def _seeds(path: Path, content: Mapping[str, Any]) -> dict[float | None, list[int]]:
+    if "skews" not in content:
+        return {None: _seed_list(path, "seeds", content.get("seeds"))}
+    if "seeds" in content:
+        problem = "skews name the seeds of each alpha already"
+        raise InputError(f"seeds in {path.name}", content["seeds"], problem, "Leave one of them out")
+    skews = of_type(path, "skews", content["skews"], dict, "alphas, each with a list of seeds")
+    for alpha in skews:
+        of_type(path, "skews", alpha, (int, float), "alphas, each with a list of seeds")
+    return {float(alpha): _seed_list(path, f"skews: {alpha}", seeds) for alpha, seeds in skews.items()}
+
+
+def _seed_list(path: Path, key: str, seeds: Any) -> list[int]:
+    seeds = of_type(path, key, seeds, list, "a list of whole numbers, such as [0, 1]")
+    if not seeds:
+        raise InputError(f"{key} in {path.name}", seeds, "there is no seed", "Give at least one")
+    return without_repeats(path, key, [of_type(path, key, seed, int, "a list of whole numbers") for seed in seeds])
+
+
+def _tuning(path: Path, named: Any) -> tuple[ComparisonGrid | None, bool, dict[str, float]]:
+    if named is None or named == CANDIDATES:
+        return None, named == CANDIDATES, {}
+    key = "learning-rates"
+    tuning = read_grid(path.parent / of_type(path, key, named, str, f"{CANDIDATES}, or the grid that chose them"))
+    if not tuning.candidates:
+        problem = "this grid chooses no learning rates"
+        raise InputError(f"{key} in {path.name}", named, problem, f"Name one that says {key}: {CANDIDATES}")
+    return tuning, False, chosen_rates(tuning)
+
+
+def _report(path: Path, content: Any, methods: Mapping[str, Method], candidates: bool) -> Report | None:
+    """A grid that chooses learning rates has a page, and nothing to measure against."""
+    if content is None:
+        return None
+    check_keys(path, "report", of_type(path, "report", content, dict, "page, reference and target"), REPORT_KEYS)
+    wanted = REPORT_KEYS[:1] if candidates else REPORT_KEYS
+    if missing := [key for key in wanted if key not in content]:
+        raise InputError(f"report in {path.name}", missing[0], "it is missing", f"Give {', '.join(wanted)}")
+    if candidates:
+        return Report(path.parent / str(content["page"]), "", 0.0)
+    find(methods, content["reference"], "report: reference", path)
+    target = of_type(path, "report: target", content["target"], (int, float), "a share, such as 0.95")
+    return Report(path.parent / str(content["page"]), content["reference"], float(target))

@@ -1,0 +1,132 @@
+"""A cell's raw file: JSON lines, first what it was made with, then one line per evaluation over all clients, then its end.
+
+Bytes and seconds are sums from the beginning. Bytes of evaluations over all clients, and their seconds, stand apart.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from federation.durable import make_folder, write_atomically
+from federation.settings import defaults
+from fedpeptao.comparison.grid import Cell
+from fedpeptao.errors import InputError
+
+FIGURES = 1
+"""Of the code that makes figures: raise it where a change makes other figures of the same settings. (The small cell that tests
+run again says when.) Cells of an earlier number are run again."""
+COMPLETED, FAILED = "completed", "failed"
+
+
+@dataclass(frozen=True)
+class Point:
+    """An evaluation over all clients.
+
+    Attributes:
+        round: after which; 0 before any.
+        personalised: by the run's metric, each client's shard with its own model, pooled.
+        shared: likewise with the shared model.
+        global_test: the shared model on the common test set; None without one.
+        down, up: bytes of training messages so far.
+        evaluation: bytes of evaluations over all clients so far.
+        seconds: of training so far, wall clock, with clients one after the other; None where it was not measured.
+        side_by_side: of training so far, had each round's clients run side by side: the slowest one, and the server.
+        train_loss: mean of the round's clients; None in round 0.
+    """
+
+    round: int
+    personalised: float
+    shared: float
+    global_test: float | None
+    down: int
+    up: int
+    evaluation: int
+    seconds: float | None = None
+    side_by_side: float | None = None
+    train_loss: float | None = None
+
+    @property
+    def sent(self) -> int:
+        """Bytes of training so far, both ways."""
+        return self.down + self.up
+
+
+@dataclass(frozen=True)
+class Result:
+    """A raw file.
+
+    Attributes:
+        made: method, task, alpha, seed, rate, settings, metric, source, data, model, versions and machine.
+        points: by round.
+        end: status, why, floor, layers, parameters per message, seconds in all (cpu_seconds: of the
+            process; load: of the machine at the end), and the last evaluation's counts by client.
+    """
+
+    made: Mapping[str, Any]
+    points: tuple[Point, ...]
+    end: Mapping[str, Any]
+
+    @property
+    def completed(self) -> bool:
+        """False where the run itself could not go on: training diverged."""
+        return bool(self.end["status"] == COMPLETED)
+
+    @property
+    def last(self) -> Point:
+        """The last evaluation."""
+        return self.points[-1]
+
+
+def write_raw(path: Path, result: Result) -> None:
+    """Whole or not there."""
+    lines = [{"cell": result.made}, *({"evaluation": asdict(point)} for point in result.points), {"end": result.end}]
+    make_folder(path.parent)
+    write_atomically(path, "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines).encode())
+
+
+def read_raw(path: Path) -> Result:
+    """A raw file.
+
+    Raises:
+        OSError: it is not there.
+        ValueError: it is none.
+    """
+    try:
+        first, *points, last = (json.loads(line) for line in path.read_text(encoding="utf8").splitlines())
+        return Result(first["cell"], tuple(Point(**line["evaluation"]) for line in points), last["end"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is no raw file of a comparison ({type(error).__name__}: {error})") from error
+
+
+def found(cell: Cell, source: str | None = None) -> Result | None:
+    """What is there of a cell with the same settings, the same code for figures and the same data.
+
+    source: sha256 of the data as they are now; None: not looked at. A setting that was added since the cell was made, and is
+    at its default, changes nothing.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    try:
+        result = read_raw(cell.path)
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise InputError("raw file", str(cell.path), str(error), "Delete it, so that the cell runs again") from error
+    made = result.made
+    same = {**defaults(), **made["settings"]} == dict(cell.settings) and made["figures"] == FIGURES
+    return result if same and source in (None, made["source"]) else None
+
+
+def taken_over(cell: Cell, source: str | None) -> Path | None:
+    """Where the same cell of another grid beside this one is there: copies it, and says whence."""
+    for path in sorted(cell.path.parent.parent.glob(f"*/{cell.path.name}")):
+        if path != cell.path and found(replace(cell, path=path), source):
+            make_folder(cell.path.parent)
+            write_atomically(cell.path, path.read_bytes())
+            return path
+    return None

@@ -1,0 +1,125 @@
+"""A cell is a whole run; its raw file says what the run's own lines say."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+
+from federation.settings import defaults
+from fedpeptao.comparison import cell as module
+from fedpeptao.comparison.cell import Stopwatch, evaluations, run_cell, side_by_side
+from fedpeptao.comparison.grid import Cell
+from fedpeptao.comparison.raw import found, read_raw
+from fedpeptao.comparison.sources import FOLDER, content_sha256
+from fedpeptao.errors import InputError, RunError
+from tests.small_runs import SMALL
+
+
+@pytest.fixture
+def cell(data_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cell:
+    """Two rounds, both evaluated, of the small data."""
+    monkeypatch.setenv(FOLDER, str(data_file.parent))
+    settings = {**defaults(), **SMALL, "dataset": data_file.name, "evaluate-every": 1}
+    return Cell("ours", "small", None, 0, 0.01, settings, tmp_path / "g" / "ours-seed0.jsonl")
+
+
+def test_side_by_side_is_the_slowest_node_and_what_is_not_the_nodes() -> None:
+    """10 s, of which nodes worked 2 + 5 + 1: the server had 2; side by side 2 + 5."""
+    assert side_by_side(10.0, {1: 2.0, 2: 5.0, 3: 1.0}) == pytest.approx(7.0)
+    assert side_by_side(0.5, {}) == 0.5
+
+
+def test_the_stopwatch_sums_what_a_node_trains_in_a_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([0.0, 1.0, 1.0, 3.0, 3.0, 7.0, 7.0, 15.0, 31.0])
+    monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: next(times)))
+    watch = Stopwatch(lambda message, context: message)
+    for kind, server_round, node in (
+        ("train", 1, 5),
+        ("train", 1, 6),
+        ("train", 1, 5),
+        ("evaluate", 1, 5),
+        ("train", 2, 6),
+    ):
+        content = RecordDict({"round": ConfigRecord({"round": server_round})})
+        context = Context(1, node, {}, RecordDict(), {})
+        watch(Message(content, node, kind), context)
+    assert watch.seconds == {1: {5: 5.0, 6: 2.0}, 2: {6: 16.0}}
+
+
+def test_sums_are_over_all_rounds_and_evaluations_stand_apart() -> None:
+    def line(number: int, own: float | None, **more: Any) -> dict[str, Any]:
+        blank = dict.fromkeys(("down_bytes", "up_bytes", "seconds", "evaluation_bytes", "train_loss"))
+        scores = {"all_personalised_f1": own, "all_shared_f1": own, "global_f1": 0.5}
+        return {"round": number, **blank, **scores, **more}
+
+    lines = [
+        line(0, None),
+        line(1, None, down_bytes=10, up_bytes=5, seconds=4.0, train_loss=3.0),
+        line(2, 0.7, down_bytes=10, up_bytes=6, seconds=6.0, evaluation_bytes=100, train_loss=2.0),
+    ]
+    watch = Stopwatch(lambda message, context: message)
+    watch.seconds[1] = defaultdict(float, {1: 1.0, 2: 2.0})
+    (point,) = evaluations(lines, "f1", watch)
+    assert (point.round, point.personalised, point.down, point.up, point.evaluation) == (2, 0.7, 20, 11, 100)
+    assert (point.seconds, point.side_by_side, point.train_loss) == (10.0, 9.0, 2.0)
+
+
+@pytest.mark.usefixtures("no_plots")
+def test_a_cell_leaves_one_file_of_the_whole_run(cell: Cell) -> None:
+    run_cell(cell)
+    result = found(cell, content_sha256(cell.settings))
+    assert result is not None
+    assert [one.round for one in result.points] == [1, 2]
+    assert result.made["settings"]["dataset"] == "texts.jsonl"  # where it lies is nobody's business
+    assert result.made["source"] == content_sha256(cell.settings)
+    assert [path.name for path in cell.path.parent.iterdir()] == [cell.path.name]
+    first, last = result.points
+    assert (last.down, last.up) == (2 * first.down, 2 * first.up)
+    assert last.side_by_side is not None
+    assert last.seconds is not None
+    assert 0 < last.side_by_side < last.seconds
+    clients = result.end["clients"]
+    assert len(clients["examples"]) == SMALL["clients"]
+    assert sum(clients["personalised"]) / sum(clients["examples"]) == pytest.approx(last.personalised)
+    assert sum(clients["shared"]) / sum(clients["examples"]) == pytest.approx(last.shared)
+    assert 0 < result.end["commonest_label"] < 1
+    assert cell.path.stat().st_size < 10_000
+    again = cell.path.read_text(encoding="utf8")
+    run_cell(cell)
+    same = ("round", "personalised", "shared", "global_test", "down", "up", "train_loss")
+    for before, after in zip(
+        again.splitlines()[1:-1], cell.path.read_text(encoding="utf8").splitlines()[1:-1], strict=True
+    ):
+        one, other = (json.loads(text)["evaluation"] for text in (before, after))
+        assert [one[key] for key in same] == [other[key] for key in same]
+
+
+@pytest.mark.usefixtures("no_plots")
+def test_a_run_that_cannot_go_on_leaves_a_file_that_says_so(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
+    def diverges(*given: Any) -> None:
+        raise FloatingPointError("the loss is not finite")
+
+    monkeypatch.setattr("client_app.host.train_together", diverges)
+    with pytest.raises(RunError, match="no client gave an update"):
+        run_cell(cell)
+    result = read_raw(cell.path)
+    assert not result.completed
+    assert "no client gave an update" in result.end["why"]
+    assert found(cell) == result
+
+
+def test_a_file_that_is_out_of_reach_is_named(cell: Cell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(FOLDER, str(tmp_path))
+    assert content_sha256(cell.settings) is None
+    with pytest.raises(InputError, match=rf"dataset = 'texts.jsonl': there is no such file in {tmp_path}"):
+        run_cell(cell)
+    monkeypatch.delenv(FOLDER)
+    with pytest.raises(InputError, match=f"{FOLDER} names no folder. Set {FOLDER} to the absolute path"):
+        run_cell(cell)
+    assert not cell.path.exists()

@@ -1,0 +1,251 @@
+"""Tables from raw files made by hand: every number in them is one that a reader can compute."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedpeptao.comparison.grid import ComparisonGrid, Report
+from fedpeptao.comparison.grid_files import read_grid
+from fedpeptao.comparison.page import write_page
+from fedpeptao.comparison.places import Place, difference, global_test, load_places, personalised, shared
+from fedpeptao.comparison.raw import FAILED
+from fedpeptao.comparison.statistics import Interval
+from fedpeptao.comparison.table_text import number, percent, points
+from fedpeptao.comparison.tables import equal_bytes, equal_rounds, to_target
+from fedpeptao.errors import InputError
+from tests.fedpeptao.comparison.made_up import fill, point, write_yaml
+
+SHARED: dict[str, Any] = {
+    "alone": {"title": "Alone", "role": "floor", "settings": {"rounds": 0}},
+    "reference": {"title": "Reference", "settings": {"layers": "all"}},
+    "ours": {"title": "Ours"},
+    "pooled": {
+        "title": "Pooled",
+        "role": "ceiling",
+        "skewed": False,
+        "settings": {"clients": 1, "clients-per-round": 1},
+    },
+}
+MB = 1_000_000
+
+
+def make(folder: Path, seeds: list[int], **more: Any) -> ComparisonGrid:
+    write_yaml(folder / "methods.yaml", SHARED)
+    (folder / "page.md").write_text("Before\n<!-- g -->\nold\n<!-- /g -->\nAfter\n", encoding="utf8")
+    report = {"page": "page.md", "reference": "reference", "target": 0.5}
+    content = {"methods": list(SHARED), "tasks": {"t": {}}, "skews": {0.3: seeds}, "report": report, **more}
+    return read_grid(write_yaml(folder / "g.yaml", content))
+
+
+def fill_seed(grid: ComparisonGrid, seed: int, more: float = 0.0) -> None:
+    """The reference: .2, .4, .6, .8 at rounds 2, 4, 6, 8 and 10, 20, 30, 40 MB; ours: .1 ahead of it, at half the bytes."""
+
+    def run(ahead: float, size: int) -> list[Any]:
+        told = {"seconds": 10.0, "side_by_side": 1.0}
+        return [
+            point(n, 0.1 * n + ahead, n * size, **{key: value * n for key, value in told.items()}) for n in (2, 4, 6, 8)
+        ]
+
+    fill(grid.cell("reference", "t", 0.3, seed), run(0.0, 5 * MB))
+    fill(grid.cell("ours", "t", 0.3, seed), run(0.1 + more, 5 * MB // 2))
+    fill(grid.cell("alone", "t", 0.3, seed), [point(0, 0.35)])
+    fill(
+        grid.cell("pooled", "t", 0.3, seed), [point(3, 0.95, 90 * MB)], clients={"examples": [20]}, commonest_label=0.1
+    )
+
+
+@pytest.fixture
+def three(tmp_path: Path) -> ComparisonGrid:
+    grid = make(tmp_path, [0, 1, 2])
+    for seed in (0, 1, 2):
+        fill_seed(grid, seed, 0.01 * seed)
+    return grid
+
+
+def rows(table: Callable[[Place, Report], str], grid: ComparisonGrid) -> dict[str, list[str]]:
+    (place,) = load_places(grid)
+    assert grid.report is not None
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table(place, grid.report).splitlines()]
+    return {line[0]: line[1:] for line in lines}
+
+
+def test_equal_rounds(three: ComparisonGrid) -> None:
+    """Ours ends at .90, .91, .92: .11 +- .01 ahead, t interval .11 +- 4.30265 x .01/sqrt(3) = .0248."""
+    found = rows(equal_rounds, three)
+    assert found["each client's commonest label"] == ["25.0 ± 0.0", "", "", "", "", ""]
+    assert found["Ours"] == [
+        *["91.0 ± 1.0", "+11.0 [+8.5, +13.5]", "81.0 ± 1.0", "71.0 ± 1.0", "+11.0 [+8.5, +13.5]", "20.0 ± 0.0"]
+    ]
+    assert found["Reference"] == ["80.0 ± 0.0", "", "70.0 ± 0.0", "60.0 ± 0.0", "", "40.0 ± 0.0"]
+    assert found["Alone"][0] == "35.0 ± 0.0"
+    assert (found["Alone"][-1], found["Pooled"][-1]) == ("", "")  # their bytes are no part of the comparison
+
+
+def test_equal_bytes(three: ComparisonGrid) -> None:
+    """Of 40 MB: within 10 the reference is at round 2 and ours at 4, within 20 at 4 and 8, within 40 at 8 and 8.
+
+    The means: .4667 and .7767, one point more or less by seed, as in test_equal_rounds.
+    """
+    found = rows(equal_bytes, three)
+    assert found["Reference"][:5] == ["20.0 ± 0.0", "40.0 ± 0.0", "80.0 ± 0.0", "46.7 ± 0.0", ""]
+    assert found["Ours"][:5] == ["51.0 ± 1.0", "91.0 ± 1.0", "91.0 ± 1.0", "77.7 ± 1.0", "+31.0 [+28.5, +33.5]"]
+    assert found["Ours"][5:] == ["31.0 ± 1.0", "71.0 ± 1.0", "71.0 ± 1.0", "57.7 ± 1.0", "+31.0 [+28.5, +33.5]"]
+    assert found["Alone"][:4] == ["35.0 ± 0.0"] * 4
+    assert found["Pooled"][:4] == ["95.0 ± 0.0"] * 4  # the ceiling stands with its last, though it sent more
+    assert found["each client's commonest label"][:4] == ["25.0 ± 0.0"] * 4
+
+
+def test_an_evaluation_that_is_too_late_for_the_bytes_is_not_there_yet(tmp_path: Path) -> None:
+    """Evaluated first at 15 MB, with 10 MB to spend: no mean of the three either."""
+    grid = make(tmp_path, [0])
+    fill_seed(grid, 0)
+    fill(grid.cell("ours", "t", 0.3, 0), [point(4, 0.5, 15 * MB), point(8, 0.9, 30 * MB)])
+    assert rows(equal_bytes, grid)["Ours"][:5] == ["not yet", "50.0", "90.0", "-", ""]
+
+
+def test_to_a_target(three: ComparisonGrid) -> None:
+    """Half of .8 is .4: the reference has it at round 4, ours (.3, .5 and more) at round 4, with 10 MB."""
+    found = rows(to_target, three)
+    assert next(iter(found)) == "to a personalised figure of 40.0 ± 0.0"
+    assert found["Reference"] == ["4.0 ± 0.0", "20.0 ± 0.0", "40.0 ± 0.0", "4.0 ± 0.0"]
+    assert found["Ours"] == ["4.0 ± 0.0", "10.0 ± 0.0", "40.0 ± 0.0", "4.0 ± 0.0"]
+    assert found["Alone"][0] == "never"
+    assert found["Pooled"][0] == "reached by its end"
+    assert found["each client's commonest label"][0] == "never"
+
+
+def test_a_target_that_one_seed_never_reaches_is_said(tmp_path: Path) -> None:
+    grid = make(tmp_path, [0, 1])
+    fill_seed(grid, 0)
+    fill_seed(grid, 1)
+    fill(grid.cell("ours", "t", 0.3, 1), [point(8, 0.39, 20 * MB)])
+    assert rows(to_target, grid)["Ours"][:2] == ["4.0 (never in 1 of 2)", "10.0 (never in 1 of 2)"]
+    fill(grid.cell("ours", "t", 0.3, 0), [point(8, 0.39, 20 * MB)])
+    assert rows(to_target, grid)["Ours"] == ["never"] * 4
+
+
+def test_seconds_that_nobody_measured_are_a_dash(tmp_path: Path) -> None:
+    grid = make(tmp_path, [0])
+    fill_seed(grid, 0)
+    fill(grid.cell("ours", "t", 0.3, 0), [point(8, 0.9, 20 * MB)])
+    assert rows(to_target, grid)["Ours"] == ["8.0", "20.0", "-", "-"]
+
+
+def test_seeds_that_are_missing_or_failed_are_named(three: ComparisonGrid) -> None:
+    three.cell("ours", "t", 0.3, 1).path.unlink()
+    fill(three.cell("pooled", "t", 0.3, 2), [], status=FAILED, why="diverged")
+    for seed in (0, 1, 2):
+        three.cell("alone", "t", 0.3, seed).path.unlink()
+    for table in (equal_rounds, equal_bytes, to_target):
+        found = rows(table, three)
+        assert "Ours (2 of 3 seeds)" in found
+        assert "Pooled (2 of 3 seeds, 1 could not go on)" in found
+        assert found["Alone (0 of 3 seeds)"][0] == "missing"
+    assert rows(equal_rounds, three)["Ours (2 of 3 seeds)"][0] == "91.0 ± 1.4"  # .90 and .92
+
+
+def test_differences_are_seed_by_seed(tmp_path: Path) -> None:
+    """The reference has seeds 0 and 1, ours 1 and 2: seed 1 alone is compared."""
+    grid = make(tmp_path, [0, 1, 2])
+    for seed in (0, 1, 2):
+        fill_seed(grid, seed, 0.05 * seed)
+    grid.cell("reference", "t", 0.3, 2).path.unlink()
+    grid.cell("ours", "t", 0.3, 0).path.unlink()
+    (place,) = load_places(grid)
+    assert difference(place, "ours", "reference", global_test) == pytest.approx(0.15)
+    grid.cell("ours", "t", 0.3, 1).path.unlink()
+    (place,) = load_places(grid)
+    assert difference(place, "ours", "reference", global_test) is None
+
+
+def test_with_fewer_seeds_the_interval_is_over_clients_where_they_are_the_same(tmp_path: Path) -> None:
+    """10 and 30 examples, ahead by 4 and 0: 10 points; the draws reach from 0 to 40."""
+    grid = make(tmp_path, [0])
+    fill_seed(grid, 0)
+    for method, own in (("ours", [9, 15]), ("reference", [5, 15])):
+        figure = sum(own) / 40
+        counts = {"examples": [10, 30], "personalised": own, "shared": own}
+        fill(grid.cell(method, "t", 0.3, 0), [point(8, figure, shared=figure)], clients=counts)
+    (place,) = load_places(grid)
+    found = difference(place, "ours", "reference", personalised)
+    assert isinstance(found, Interval)
+    assert (found.mean, found.low, found.high) == pytest.approx((0.1, 0.0, 0.4))
+    assert isinstance(difference(place, "ours", "reference", shared), Interval)
+    assert isinstance(difference(place, "ours", "reference", global_test), float)  # no client holds the test set
+    assert isinstance(difference(place, "pooled", "reference", personalised), float)  # one client is not a hundred
+
+
+def test_a_method_may_run_on_for_equal_bytes(tmp_path: Path) -> None:
+    """The grid has 8 rounds, and ours went on to 16: at equal rounds it stands with its 8th, within 40 MB with its 16th."""
+    grid = make(tmp_path, [0], base={"rounds": 8})
+    fill_seed(grid, 0)
+    fill(grid.cell("ours", "t", 0.3, 0), [point(8, 0.85, 20 * MB), point(16, 0.95, 40 * MB)])
+    ours = rows(equal_rounds, grid)["Ours"]
+    assert (ours[0], ours[1], ours[-1]) == ("85.0", "+5.0", "20.0")  # no interval: clients' counts are of round 16
+    assert rows(equal_bytes, grid)["Ours"][:3] == ["not yet", "85.0", "95.0"]
+    assert rows(to_target, grid)["Ours"][:2] == ["8.0", "20.0"]
+
+
+def test_figures_that_are_no_accuracies_have_no_interval_over_clients_and_no_floor(tmp_path: Path) -> None:
+    grid = make(tmp_path, [0])
+    for method in SHARED:
+        fill(grid.cell(method, "t", 0.3, 0), [point(8, 0.3, MB)], metric="matthews")
+    (place,) = load_places(grid)
+    assert isinstance(difference(place, "ours", "reference", personalised), float)
+    assert rows(equal_rounds, grid)["each client's commonest label"][0] == "-"
+    assert rows(to_target, grid)["each client's commonest label"][0] == "-"
+    fill(grid.cell("ours", "t", 0.3, 0), [point(8, 0.3, MB)])
+    with pytest.raises(InputError, match="judged by accuracy and by matthews"):
+        rows(equal_rounds, grid)
+
+
+def test_how_numbers_are_said() -> None:
+    assert percent([0.5, None, 0.7], "not yet") == "60.0 ± 14.1 (not yet in 1 of 3)"
+    assert (percent([]), percent([None]), percent([0.123])) == ("missing", "-", "12.3")
+    assert (number([1234.4]), number([12.34])) == ("1,234", "12.3")
+    assert (points(-0.0123), points(None), points(Interval(0.01, -0.02, 0.04))) == ("-1.2", "", "+1.0 [-2.0, +4.0]")
+
+
+def test_the_page_is_written_between_its_marks_and_draws_its_picture(three: ComparisonGrid) -> None:
+    assert three.report is not None
+    write_page(three, three.report)
+    text = three.report.page.read_text(encoding="utf8")
+    assert text.startswith("Before\n<!-- g -->\nMade by `fedpeptao compare")
+    assert text.endswith("\n<!-- /g -->\nAfter\n")
+    assert "12 runs, on a CPU; Python 3.11.7, torch 2.13.0." in text
+    assert "### t, alpha 0.3\n" in text
+    assert "Reference: Reference; in brackets 95 % t intervals over the 3 seeds." in text
+    assert "![t, alpha 0.3: personalised figure by round and by traffic](images/compare-g-t-alpha0.3.svg)" in text
+    picture = three.report.page.parent / "images" / "compare-g-t-alpha0.3.svg"
+    drawn = picture.read_bytes()
+    assert drawn.startswith(b"<?xml")
+    write_page(three, three.report)
+    assert three.report.page.read_text(encoding="utf8") == text
+    assert picture.read_bytes() == drawn
+
+
+def test_more_rows_than_colours_are_not_drawn(three: ComparisonGrid, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert three.report is not None
+    monkeypatch.setattr("fedpeptao.comparison.curves.COLOURS", ("red", "blue", "green"))
+    write_page(three, three.report)
+    assert "![" not in three.report.page.read_text(encoding="utf8")
+
+
+def test_a_page_without_a_place_for_the_grid_is_refused(three: ComparisonGrid) -> None:
+    assert three.report is not None
+    three.report.page.write_text("Nothing\n", encoding="utf8")
+    with pytest.raises(InputError, match=r"it has no place for this grid's tables\. Write <!-- g --> and <!-- /g -->"):
+        write_page(three, three.report)
+
+
+def test_a_page_of_nothing_yet_says_so(tmp_path: Path) -> None:
+    grid = make(tmp_path, [0])
+    assert grid.report is not None
+    write_page(grid, grid.report)
+    text = grid.report.page.read_text(encoding="utf8")
+    assert "| Ours (0 of 1 seeds) | missing |" in text
+    assert "![" not in text
