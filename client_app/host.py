@@ -161,7 +161,7 @@ def log_prior(settings: Settings, client: int, labels: Sequence[str]) -> Tensor 
     With it in the loss the scores are trained as if labels were balanced (balanced softmax, arXiv 2007.10740; for label skew
     between clients arXiv 2209.00189): the shared model learns p(text | label), each client knows its own p(label).
     """
-    if settings.personal.label_prior == "none":
+    if not resources.adds_prior(settings):
         return None
     counts = Counter(shard_of(settings, client)[0].labels)
     frequency = torch.tensor([[counts[label] + 1.0 for label in labels]])

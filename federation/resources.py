@@ -77,6 +77,13 @@ def check_labels(settings: Settings) -> None:
         raise InputError("labels", settings.data.labels, problem, f"Its labels are {', '.join(task.labels)}")
 
 
+def adds_prior(settings: Settings) -> bool:
+    """Whether each client adds its label prior to its class scores; "auto": where the loss is over the classes alone."""
+    told = settings.personal.label_prior
+    over_vocabulary = settings.model.label_loss == "vocabulary" and backbone(settings).head_kind in STYLES
+    return told == "client" or (told == "auto" and not over_vocabulary)
+
+
 def metric(settings: Settings) -> str:
     """The run's figure (federation/metrics.py): named by hand, the task's own, else accuracy."""
     if settings.run.metric != "auto":

@@ -250,7 +250,7 @@ class LocalSettings:
 class PersonalSettings:
     """What makes a client's model its own, beside the prompts that stay with it."""
 
-    label_prior: str = _choice("none", "client")
+    label_prior: str = _choice("auto", "none", "client")
     personal_head: bool = _flag()
     ditto: float = _at_least(0)
 

@@ -105,10 +105,13 @@ def check_inputs(settings: Settings) -> None:
         raise InputError(
             "clients-together", settings.local.clients_together, problem, 'Set it to 1, or head to "linear"'
         )
-    if settings.personal.label_prior != "none" and model.loss_is_over_vocabulary:
+    if settings.personal.label_prior == "client" and model.loss_is_over_vocabulary:
         problem = "a prior of the labels needs a loss over the labels, and a label word's is over the whole vocabulary"
         raise InputError(
-            "label-prior", settings.personal.label_prior, problem, 'Set label-loss to "label-words", or this to "none"'
+            "label-prior",
+            settings.personal.label_prior,
+            problem,
+            'Set label-loss to "label-words", or this to "auto" or "none"',
         )
     data = resources.tokenised(settings)
     cut = sum(part.cut for part in (data.train, data.validation, data.test) if part is not None)

@@ -31,6 +31,11 @@ WORDS = {
     "verbs": ["run", "sit", "eat", "go"],
 }
 SMALL: Flat = {
+    **{
+        "drift-correction": "device",
+        "label-prior": "none",
+        "learning-rate": 0.01,
+    },  # each part where a test asks for it
     "model": "random:bert",
     "prompt-tokens": 3,
     "validation-fraction": 0.2,

@@ -175,7 +175,7 @@ BAD: list[tuple[str, Scalar, str]] = [
     ("server-adaptivity", 0.0, "above 0"),
     ("proximal", -0.1, "at least 0"),
     ("device-momentum", 1.0, "below 1"),
-    ("label-prior", "uniform", "one of none, client"),
+    ("label-prior", "uniform", "one of auto, none, client"),
     ("personal-head", 1, "true or false"),
     ("ditto", -1.0, "at least 0"),
     ("warmup-rounds", 0, "at least 1"),
