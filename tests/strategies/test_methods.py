@@ -45,7 +45,7 @@ def test_the_page_has_every_method() -> None:
     assert set(METHODS) == {
         *("FedAvg", "FedProx", "FedAvgM", "FedAdam", "FedYogi", "FedAdagrad", "SCAFFOLD", "FedNova", "FedVARP"),
         *("P-tuning v2 with FedAvg", "MomD", "MomS+AdamD", "FedPepTAO", "FedPepTAO at the published numbers"),
-        *("FedPepTAO, corrected on the devices", "the defaults"),
+        *("FedPepTAO, corrected on the server", "FedPepTAO with label priors"),
         *("FedPepTAO with shared moments", "released", "released-aliased"),
         *("Prompt Tuning with FedAvg", "FedPrompt", "LPT with FedAvg", "IDPG with FedAvg", "ATTEMPT with FedAvg"),
         *("Adapter with FedAvg", "LoRA with FedAvg"),
