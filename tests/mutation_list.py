@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +12,7 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 LIST, PAGE = ROOT / "tests" / "mutations.yaml", ROOT / "docs" / "MUTATIONS.md"
+KEPT = ROOT / "results" / "mutations.jsonl"
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,14 @@ class Mutation:
             source = source.replace(old, new)
         return source
 
+    def key(self, root: Path) -> str:
+        """Of all that its outcome was seen with: the changed file, and the files of its tests."""
+        files = [
+            self.apply(root),
+            *((root / test.partition("::")[0]).read_text(encoding="utf8") for test in self.tests),
+        ]
+        return hashlib.sha256(json.dumps([self.file, self.edits, self.tests, files]).encode()).hexdigest()
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -69,21 +80,43 @@ def load() -> list[Mutation]:
     return found
 
 
+def kept() -> dict[str, Outcome]:
+    """What became of mutations in runs before, by key."""
+    if not KEPT.exists():
+        return {}
+    found = map(json.loads, KEPT.read_text(encoding="utf8").splitlines())
+    return {one["key"]: Outcome(one["what"], one["test"], one["seconds"], "") for one in found}
+
+
+def keep(key: str, outcome: Outcome) -> None:
+    """Adds one that was noticed, at once, so that a run which is stopped goes on from there."""
+    line = {"key": key, "what": outcome.what, "test": outcome.test, "seconds": round(outcome.seconds, 1)}
+    with KEPT.open("a", encoding="utf8") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def forget_others(keys: Sequence[str]) -> None:
+    """Leaves only these, in this order."""
+    lines = {json.loads(line)["key"]: line for line in KEPT.read_text(encoding="utf8").splitlines()}
+    KEPT.write_text("".join(f"{lines[key]}\n" for key in keys if key in lines), encoding="utf8")
+
+
 def row(mutation: Mutation) -> str:
     """A mutation's line but for its last column."""
     codes = "<br>".join(f"{_code(old)} → {_code(new)}" for old, new in mutation.edits)
     return f"| {mutation.part} | `{mutation.file}` | {mutation.wrong}<br>{codes} |"
 
 
-def page(mutations: Sequence[Mutation], outcomes: Sequence[Outcome], seconds: float) -> str:
+def page(mutations: Sequence[Mutation], outcomes: Sequence[Outcome]) -> str:
     """docs/MUTATIONS.md."""
-    noticed = sum(outcome.noticed for outcome in outcomes)
+    noticed, seconds = sum(outcome.noticed for outcome in outcomes), sum(outcome.seconds for outcome in outcomes)
     lines = [
         "# Wrong formulas that were tried",
         "",
         "`python -m tests.mutations` put each of these, alone, into a copy of the tree, ran the tests that have to notice,",
-        f"and wrote this page: {len(mutations)} wrong formulas, {noticed} noticed, in {seconds / 60:.1f} minutes. The list is",
-        "`tests/mutations.yaml`. Numbers are sections of [ALGORITHMS.md](ALGORITHMS.md); a part that begins with 5 is a",
+        f"and wrote this page: {len(mutations)} wrong formulas, {noticed} noticed, in {seconds / 60:.0f} minutes of tests.",
+        "One whose changed file and tests are those of an earlier run is not tried again (`results/mutations.jsonl`; `--anew`",
+        "tries all). The list is `tests/mutations.yaml`. Numbers are sections of [ALGORITHMS.md](ALGORITHMS.md); a part that begins with 5 is a",
         "line of its section 5, of which only the known answers were run. A → B: A became B; ⏎ stands for a new line.",
         "",
         "| part | file | changed to | the test that failed first |",

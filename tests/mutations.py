@@ -1,10 +1,11 @@
 """Wrong formulas, each put in on purpose: does a test notice?
 
-    python -m tests.mutations [--only TEXT] [--jobs 1]
+    python -m tests.mutations [--only TEXT] [--jobs 1] [--anew]
 
 `tests/mutations.yaml` lists them. Each goes into a copy of the tree, where a child process runs the tests that have to notice.
-Children are forked from a process that has imported the heavy packages, so that most take under a second. A full run writes
-docs/MUTATIONS.md, and nothing else in the tree.
+Children are forked from a process that has imported the heavy packages, so that most take under a second. What was noticed is
+kept in results/mutations.jsonl, and tried again once the changed file or one of the tests is another. A full run writes
+docs/MUTATIONS.md.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mutation_list import PAGE, ROOT, Mutation, Outcome, load, page
+from tests.mutation_list import PAGE, ROOT, Mutation, Outcome, forget_others, keep, kept, load, page
 
 HEAVY = (
     *("datasets", "flwr.clientapp", "flwr.serverapp.strategy", "flwr.simulation", "flwr_datasets.partitioner"),
@@ -157,24 +158,29 @@ def main() -> int:
         "--only", default="", metavar="TEXT", help="those with this text in part, file or words; no page"
     )
     parser.add_argument("--jobs", type=int, default=1, help="so many at a time")
+    parser.add_argument("--anew", action="store_true", help="also what was noticed before")
     given = parser.parse_args()
     began, sys.dont_write_bytecode = time.monotonic(), True
     chosen = [m for m in load() if given.only.lower() in f"{m.part} {m.file} {m.wrong}".lower()]
+    keys, known = [mutation.key(ROOT) for mutation in chosen], {} if given.anew else kept()
+    outcomes = {number: known[key] for number, key in enumerate(keys) if key in known}
+    open_ = [number for number in range(len(chosen)) if number not in outcomes]
     for name in HEAVY:
         importlib.import_module(name)
     gc.freeze()  # or each child would copy these pages at its first collection
-    outcomes: dict[int, Outcome] = {}
     with tempfile.TemporaryDirectory(prefix="mutations-") as folder:
         base = copy_of_the_tree(Path(folder))
-        for mutation in chosen:
-            mutation.apply(base)
-        sound = as_it_is(base, sorted({test for mutation in chosen for test in mutation.tests}))
+        tests = sorted({test for number in open_ for test in chosen[number].tests})
+        sound = as_it_is(base, tests) if tests else Outcome("survived", "", 0.0, "")
         if sound.what != "survived":
             print(f"{sound.output}\nthe tests of the tree as it is: {sound.what} {sound.test}")
             return 2
-        print(f"the tests pass as it is ({sound.seconds:.0f} s); now {len(chosen)} mutations", flush=True)
-        for number, outcome in attempt(base, chosen, given.jobs):
+        print(f"the tests pass as it is ({sound.seconds:.0f} s); now {len(open_)} mutations", flush=True)
+        for place, outcome in attempt(base, [chosen[number] for number in open_], given.jobs):
+            number = open_[place]
             outcomes[number], one = outcome, chosen[number]
+            if outcome.noticed:
+                keep(keys[number], outcome)
             told = f"{len(outcomes):3}/{len(chosen)} {outcome.seconds:4.1f} s {outcome.what:9} {one.part}: {one.wrong}"
             print(f"{told} <- {outcome.test}", flush=True)
             if outcome.what == "broken":
@@ -185,7 +191,8 @@ def main() -> int:
     seconds = time.monotonic() - began
     print(f"{len(chosen) - len(unnoticed)} of {len(chosen)} noticed in {seconds:.0f} s")
     if not given.only:
-        PAGE.write_text(page(chosen, [outcomes[number] for number in range(len(chosen))], seconds), encoding="utf8")
+        forget_others(keys)
+        PAGE.write_text(page(chosen, [outcomes[number] for number in range(len(chosen))]), encoding="utf8")
     return 1 if unnoticed else 0
 
 

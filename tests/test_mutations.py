@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -47,6 +48,18 @@ def test_the_page_lists_exactly_these() -> None:
     assert [before for before, _ in rows_of_the_page()] == [row(mutation) for mutation in MUTATIONS]
 
 
+def test_an_outcome_is_of_one_file_and_its_tests(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("x = 1\n")
+    (tmp_path / "test_a.py").write_text("assert x\n")
+    one = Mutation("part", "a.py", "in words", (("1", "2"),), ("test_a.py::test_b",))
+    before = one.key(tmp_path)
+    assert before == one.key(tmp_path)
+    (tmp_path / "test_a.py").write_text("assert y\n")
+    after = one.key(tmp_path)
+    (tmp_path / "a.py").write_text("x = 1  # one\n")
+    assert len({before, after, one.key(tmp_path)}) == 3
+
+
 def test_the_page_names_tests_that_exist_and_no_survivor() -> None:
     for before, last in rows_of_the_page():
         file, _, name = last.removeprefix("**timed out** ").partition(" ")
@@ -55,9 +68,9 @@ def test_the_page_names_tests_that_exist_and_no_survivor() -> None:
 
 def test_a_survivor_stands_out_on_the_page() -> None:
     one = Mutation("part", "a.py", "in words", (("x | y", ""), ("a\n    b", "c")), ("tests/a.py",))
-    shown = page([one, one], [Outcome("survived", "", 1.0, ""), Outcome("caught", "tests/a.py::test_b", 1.0, "")], 60)
+    shown = page([one, one], [Outcome("survived", "", 1.0, ""), Outcome("caught", "tests/a.py::test_b", 59.0, "")])
     codes = "in words<br>`x \\| y` → nothing<br>`a ⏎ b` → `c`"
-    assert "2 wrong formulas, 1 noticed, in 1.0 minutes" in shown
+    assert "2 wrong formulas, 1 noticed, in 1 minutes" in shown
     assert shown.splitlines()[-2:] == [
         f"| part | `a.py` | {codes} | **survived**  |",
         f"| part | `a.py` | {codes} | tests/a.py test_b |",
