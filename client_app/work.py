@@ -78,9 +78,12 @@ def _information(
     model, layout, prior = begun.model, begun.layout, begun.log_prior
     priors = None if prior is None else prior.expand(settings.local.batch_size, -1)
     losses = stack_losses_on(model, shard, ask.labels, layout, priors)
+    examples = sorted((place for batch in batches for place in batch), key=lambda place: len(shard.input_ids[place]))
+    size = settings.local.batch_size  # a mean over examples is the same in any groups: in these there is little padding
+    groups = [examples[start : start + size] for start in range(0, len(examples), size)]
     try:
         row = begun.row.to(model.backbone.device)
-        new = information(row, losses, batches, together=not model.of_one_client()).cpu()
+        new = information(row, losses, groups, together=not model.of_one_client()).cpu()
     finally:
         model.unbind()
     gamma, by_name = settings.local.fisher_momentum, layout.unflatten(new)
