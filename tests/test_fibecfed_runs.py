@@ -149,6 +149,21 @@ def test_its_information_is_of_the_first_batches_and_those_before(make_flat: Mak
     torch.testing.assert_close(state.local[FISHER + name].flatten(), squares / len(first), rtol=1e-4, atol=1e-12)
 
 
+def test_information_of_the_last_visit_goes_on(make_flat: MakeFlat) -> None:
+    """Both train alike in the first round, so that the second one's F_new is the same."""
+    seen: dict[float, list[Tensor]] = {}
+    for gamma in (0.0, 0.9):
+        settings, store = parse(make_flat(**FIBECFED, fisher_momentum=gamma)), MemoryStore()
+        for server_round in (1, 2):
+            host.train(settings, question(settings, server_round, server_round - 1), 2, server_round - 1, store)
+            state = store.look(2, server_round)
+            assert state is not None
+            seen.setdefault(gamma, []).append(state.local[FISHER + "lora.0.query.B"])
+    assert torch.equal(seen[0.0][0], seen[0.9][0])
+    assert not torch.allclose(seen[0.0][1], seen[0.0][0], rtol=0.01)
+    torch.testing.assert_close(seen[0.9][1], 0.9 * seen[0.0][0] + 0.1 * seen[0.0][1])
+
+
 def test_difficulties_are_worked_out_once(make_flat: MakeFlat, monkeypatch: pytest.MonkeyPatch) -> None:
     settings, store, asked = parse(make_flat(**FIBECFED)), MemoryStore(), []
     real = batching.difficulties
