@@ -70,7 +70,7 @@ def of_round(settings: Settings, shard: Encoded, client: int, server_round: int,
     first = order[: settings.pacing.batches(len(order), server_round)]
     found: Batches = []
     for epoch in range(epochs):
-        rng = generator(settings.federation.seed, "batches", client, server_round, epoch)
+        rng = _lots(settings, client, server_round, epoch)
         found += [first[place] for place in rng.permutation(len(first))]
     return found
 
@@ -81,8 +81,12 @@ def whole_epochs(
     """So many epochs in batches of similar length, in an order of (seed, client, round, epoch)."""
     lengths = [len(ids) for ids in shard.input_ids]
     for epoch in range(epochs):
-        rng = generator(settings.federation.seed, "batches", client, server_round, epoch)
+        rng = _lots(settings, client, server_round, epoch)
         yield from length_batches(lengths, settings.local.batch_size, rng)
+
+
+def _lots(settings: Settings, client: int, server_round: int, epoch: int) -> np.random.Generator:
+    return generator(settings.federation.seed, "batches", client, server_round, epoch)
 
 
 def stacked(each: Sequence[Batches], shards: Sequence[Encoded]) -> Iterator[Batches]:

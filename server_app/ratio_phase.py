@@ -32,8 +32,8 @@ from strategies.shell import PromptStrategy
 FORMAT = 1
 CACHE = ".curvature"
 WITHOUT_INFLUENCE = (
-    *("rounds", "score", "score-order", "score-batches", "unselected-prompts", "device-second-moment", "proximal"),
-    *("perturbation", "perturbation-examples", "update-share", "fisher-momentum", "fisher-batches"),
+    *("rounds", "score-order", "score-batches", "unselected-prompts", "device-second-moment", "proximal"),
+    *("score", "perturbation", "perturbation-examples", "update-share", "fisher-momentum", "fisher-batches"),
     *("variant", "drift-correction", "control-precision", "max-lost-share", "step-normalised"),
     *("server-optimizer", "server-momentum", "server-second-momentum", "server-adaptivity", "server-learning-rate"),
     *("round-timeout-s", "test-every", "evaluate-every", "evaluation-batch-size", "runs-dir", "run-name"),
