@@ -17,6 +17,7 @@ from flwr.clientapp import ClientApp
 from client_app import checks, host
 from client_app.curvature import spectrum_of
 from client_app.disk_store import open_store
+from client_app.start import travelling_layout
 from client_app.state import StateStore
 from federation import records, resources
 from federation.channels import Channels, make_channels
@@ -121,7 +122,7 @@ def _open(message: Message, settings: Settings, context: Context) -> tuple[Ask, 
     hosted = _clients(settings, context)
     checks.check_header(settings, header, kind, hosted)
     checks.check_labels(settings, header, message.content)
-    channels = make_channels(settings, host.travelling_layout(settings, header.layers, header.labels))
+    channels = make_channels(settings, travelling_layout(settings, header.layers, header.labels))
     limit, classes = settings.federation.message_limit_mb, len(header.labels)
     check_size(message.content, most_bytes(limit, len(hosted), channels.layout, 2, classes))
     ask = records.decode_ask(message.content, channels)

@@ -14,8 +14,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from client_app.host import device_optimizer, shard_of
+from client_app.host import device_optimizer
 from client_app.local_update import DeviceOptimizer
+from client_app.start import shard_of
 from data.batches import Encoded
 from federation import resources
 from federation.evaluation import losses_on

@@ -6,30 +6,31 @@ The model and the data are the process's (federation/resources.py); a client's o
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from client_app.batching import stacked, whole_epochs
+from client_app.layer_scores import layer_scores
 from client_app.local_update import SGD, Adam, DeviceOptimizer, LocalResult, Moments, Pull, SharedAdam, local_update
+from client_app.sparse import Sparse
+from client_app.start import Start, shard_of, start, travelling, travelling_layout
 from client_app.state import DITTO, LOG_PRIOR, ClientState, StateStore
-from data.batches import Encoded, joined, length_batches, score_batches
+from client_app.work import moving, work_of
+from data.batches import Encoded, joined
 from federation import resources
 from federation.channels import make_channels
-from federation.evaluation import Counts, batch_inputs, count, losses_on, stack_losses_on
+from federation.evaluation import Counts, count, losses_on, stack_losses_on
 from federation.messages import Ask, EvaluateReply, Evaluation, RollCallReply, TrainReply
 from federation.metrics import ACCURACY
-from federation.randomness import generator, torch_seed
+from federation.randomness import torch_seed
 from federation.settings import Settings
-from models.layout import Layout
 from models.tuned_model import TunedModel
-from strategies.selection import SCORE_BATCH, batch_score, travelling_names
 
 
 def clients_of_node(clients: int, node: int, nodes: int) -> list[int]:
@@ -60,82 +61,6 @@ def commonest_label(settings: Settings, labels: Sequence[str]) -> str:
     return max(classes, key=counts.__getitem__)
 
 
-def layer_scores(settings: Settings, client: int, train: Encoded) -> list[float]:
-    """zeta_i per layer: dropout off, no prompts; empty if the client has fewer than a batch of different examples."""
-    backbone = resources.backbone(settings)
-    rng = generator(settings.federation.seed, "score", client)
-    per_batch = []
-    for rows in score_batches(train, SCORE_BATCH, settings.selection.score_batches, rng):
-        inputs = batch_inputs(backbone, train, rows)
-        per_batch.append([batch_score(h, inputs["attention_mask"]) for h in backbone.block_outputs(inputs)])
-    return [float(mean) for mean in np.mean(per_batch, axis=0)] if per_batch else []
-
-
-@dataclass(frozen=True)
-class Start:
-    """Where a client goes on from: the model, its rows, and the state of the last accepted round.
-
-    Attributes:
-        model: with prompts on all layers that this client has some on.
-        layout: the model's parameters, those that travel first.
-        shared: R_s, how many travel.
-        row: x_i, [R] float32, where training starts.
-        personal: the client's own model, [R] float32: `row`, but for Ditto's.
-        log_prior: of its labels, [1, classes] float32; None without.
-        initial: the shared model: what was received, and the common initial values elsewhere, [R] float32.
-        control: c_i, [R_s]; zeros where there is none of this epoch.
-        moments: Adam's m and v, [2, R], to go on with; None to start anew.
-        moments_steps: optimiser steps behind them.
-        state_round: the round of that state; 0 for a new one.
-        residual: r_i, [R_s]; zeros where there is none.
-    """
-
-    model: TunedModel
-    layout: Layout
-    shared: int
-    row: Tensor
-    personal: Tensor
-    log_prior: Tensor | None
-    initial: Tensor
-    control: Tensor
-    moments: Tensor | None
-    moments_steps: int
-    state_round: int
-    residual: Tensor
-
-
-def start(settings: Settings, ask: Ask, client: int, accepted: int, store: StateStore, commit: bool = True) -> Start:
-    """Two-phase: the store commits or drops what is pending, as the server's last accepted round says.
-
-    commit: not to evaluate: the server may not have kept yet what it tells.
-    """
-    model = resources.tuned(settings, ask.layers, ask.labels)
-    layout = model.layout.first(_travelling(settings, model.layout, ask.layers))
-    values = model.layout.unflatten(model.initial(settings.federation.seed, settings.model.prompt_init_std))
-    travelling = travelling_layout(settings, ask.layers, ask.labels).unflatten(ask.shared)
-    kept = store.resume(client, accepted) if commit else store.look(client, accepted)
-    state = kept or ClientState(0, ask.epoch, {})
-    own = {name: value for name, value in state.local.items() if name in layout.names}
-    second = {name.removeprefix(DITTO): value for name, value in state.local.items() if name.startswith(DITTO)}
-    mine = {**values, **own, **travelling}
-    control = state.control if state.epoch == ask.epoch else None
-    goes_on = state.warm_up == ask.warm_up
-    return Start(
-        model=model,
-        layout=layout,
-        shared=len(ask.shared),
-        row=layout.flatten(mine),
-        personal=layout.flatten({**mine, **second}),
-        log_prior=log_prior(settings, client, ask.labels),
-        initial=layout.flatten({**values, **travelling}),
-        control=torch.zeros(len(ask.shared)) if control is None else control,
-        moments=state.moments if goes_on else None,
-        moments_steps=state.steps,
-        state_round=state.round,
-        residual=state.residual if goes_on and state.residual is not None else torch.zeros(len(ask.shared)),
-    )
-
-
 def _moments(begun: Sequence[Start], device: torch.device) -> Moments | None:
     """Of a stack; zeros after 0 steps for who starts anew among others that go on."""
     if all(one.moments is None for one in begun):
@@ -143,29 +68,6 @@ def _moments(begun: Sequence[Start], device: torch.device) -> Moments | None:
     pairs = [torch.zeros(2, len(one.row)) if one.moments is None else one.moments for one in begun]
     m, v = torch.stack(pairs, dim=1).to(device)
     return Moments(tuple(0 if one.moments is None else one.moments_steps for one in begun), m, v)
-
-
-def travelling_layout(settings: Settings, layers: tuple[int, ...], labels: Sequence[str]) -> Layout:
-    """The parameters that travel, in the order of x."""
-    model = resources.tuned(settings, layers, labels)
-    return model.layout.select(_travelling(settings, model.layout, layers))
-
-
-def _travelling(settings: Settings, layout: Layout, layers: tuple[int, ...]) -> list[str]:
-    return travelling_names(layout, layers, head=not settings.personal.personal_head)
-
-
-def log_prior(settings: Settings, client: int, labels: Sequence[str]) -> Tensor | None:
-    """log p_i(y) of a client's training labels, one counted more of each class, [1, classes]; None where none is added.
-
-    With it in the loss the scores are trained as if labels were balanced (balanced softmax, arXiv 2007.10740; for label skew
-    between clients arXiv 2209.00189): the shared model learns p(text | label), each client knows its own p(label).
-    """
-    if not resources.adds_prior(settings):
-        return None
-    counts = Counter(shard_of(settings, client)[0].labels)
-    frequency = torch.tensor([[counts[label] + 1.0 for label in labels]])
-    return (frequency / frequency.sum()).log().to(resources.backbone(settings).device)
 
 
 def fingerprint(settings: Settings, layers: tuple[int, ...], labels: Sequence[str]) -> str:
@@ -198,37 +100,43 @@ def train_together(
     Raises:
         FloatingPointError: training diverged, of one of them.
     """
-    clients = sorted(clients, key=lambda client: -_steps(settings, client))  # the stack shrinks from below
+    clients = sorted(clients, key=lambda client: -_steps(settings, client, ask.round))  # the stack shrinks from below
     shards, validation = zip(*(shard_of(settings, client) for client in clients), strict=True)
     begun = [start(settings, ask, client, accepted[client], store) for client in clients]
     evaluations = [
         _evaluate(settings, one, shard, ask.labels, shared_too=False)
         for shard, one in zip(validation, begun, strict=True)
     ]
+    work = [
+        work_of(settings, ask, client, one, shard) for client, one, shard in zip(clients, begun, shards, strict=True)
+    ]
     first = begun[0]
     model, layout, device = first.model, first.layout, first.model.backbone.device
     d = None if ask.control is None else torch.stack([ask.control - one.control for one in begun]).to(device)
-    blocks = layout.select(_travelling(settings, model.layout, ask.layers)).blocks
+    blocks = layout.select(travelling(settings, model.layout, ask.layers)).blocks
     shared_moments = settings.local.device_second_moment == "shared" and not ask.warm_up
     optimizer = device_optimizer(settings, ask, blocks, device, _moments(begun, device))
+    places = [one.places.to(device) for one in work if one.places is not None]
     priors = [one.log_prior for one in begun if one.log_prior is not None]
     losses = stack_losses_on(model, joined(shards), ask.labels, layout, torch.cat(priors) if priors else None)
     with _in_training(settings, model, clients[0], ask.round):
         result = local_update(
             torch.stack([one.row for one in begun]).to(device),
-            _stacked_batches(settings, clients, shards, ask.round),
+            stacked([one.batches for one in work], shards),
             losses,
-            optimizer,
+            Sparse(optimizer, places, layout.size) if places else optimizer,
             d,
             blocks if shared_moments else (),
             _pull(settings, ask, first.shared),
             active=len,
         )
-        second = _ditto(settings, ask, begun, _stacked_batches(settings, clients, shards, ask.round), losses)
+        second = _ditto(settings, ask, begun, stacked([one.batches for one in work], shards), losses)
     moments = optimizer.moments if isinstance(optimizer, Adam) and not settings.local.restart_moments else None
     return [
-        _finish(settings, ask, client, one, evaluation, result, place, moments, second, store)
-        for place, (client, one, evaluation) in enumerate(zip(clients, begun, evaluations, strict=True))
+        _finish(settings, ask, client, one, remembered.memory, evaluation, result, place, moments, second, store)
+        for place, (client, one, remembered, evaluation) in enumerate(
+            zip(clients, begun, work, evaluations, strict=True)
+        )
     ]
 
 
@@ -237,6 +145,7 @@ def _finish(
     ask: Ask,
     client: int,
     begun: Start,
+    memory: Mapping[str, Tensor],
     evaluation: Evaluation,
     result: LocalResult,
     place: int,
@@ -244,7 +153,7 @@ def _finish(
     second: Tensor | None,
     store: StateStore,
 ) -> TrainReply:
-    """Keeps what stays of a client, and its answer; place: in the stack."""
+    """Keeps what stays of a client, and its answer; place: in the stack; memory: what else it keeps by name."""
     row, steps = result.rows[place].cpu(), result.steps[place]
     delta, residual = _update(settings, ask, client, begun, row)
     control = None
@@ -253,7 +162,7 @@ def _finish(
     local = _staying(settings, begun, ask, row)
     if second is not None:
         local |= {f"{DITTO}{name}": value for name, value in begun.layout.unflatten(second[place].cpu()).items()}
-    local |= _kept_prior(begun)
+    local |= {**_kept_prior(begun), **memory}
     kept = ClientState(ask.round, ask.epoch, local, control, warm_up=ask.warm_up, residual=residual)
     if moments is not None:
         own = torch.stack([moments.m[place], moments.v[place]]).cpu()
@@ -305,9 +214,9 @@ def _trained_alone(settings: Settings, ask: Ask, client: int, begun: Start, shar
     with _in_training(settings, model, client, after):
         result = local_update(
             begun.personal[None].to(model.backbone.device),
-            _batches(settings, shard, client, after, settings.local.final_local_epochs),
+            whole_epochs(settings, shard, client, after, settings.local.final_local_epochs),
             losses_on(model, shard, ask.labels, begun.layout, begun.log_prior),
-            device_optimizer(settings, ask, (), model.backbone.device),
+            _moving_alone(settings, [begun], device_optimizer(settings, ask, (), model.backbone.device)),
         )
     return result.rows[0].cpu()
 
@@ -326,7 +235,7 @@ def _in_training(settings: Settings, model: TunedModel, client: int, round_numbe
 
 def _staying(settings: Settings, begun: Start, ask: Ask, row: Tensor) -> dict[str, Tensor]:
     """What to keep: what does not travel; in a warm-up round, when S is not known yet, all that may stay here later."""
-    stay = set(begun.layout.names) - set(_travelling(settings, begun.layout, ask.layers))
+    stay = set(begun.layout.names) - set(travelling(settings, begun.layout, ask.layers))
     if ask.warm_up:
         stay |= {entry.name for entry in begun.layout.entries if entry.layer is not None}
     return {name: value for name, value in begun.layout.unflatten(row).items() if name in stay}
@@ -352,10 +261,20 @@ def _ditto(
         return None
     first, device = begun[0], begun[0].model.backbone.device
     centre = torch.stack([one.row for one in begun]).to(device)
-    optimizer = device_optimizer(settings, replace(ask, second_moments=None), (), device)
+    optimizer = _moving_alone(
+        settings, begun, device_optimizer(settings, replace(ask, second_moments=None), (), device)
+    )
     pull = Pull(settings.personal.ditto, first.shared, centre)
     rows = torch.stack([one.personal for one in begun]).to(device)
     return local_update(rows, batches, losses, optimizer, pull=pull, active=len).rows
+
+
+def _moving_alone(settings: Settings, begun: Sequence[Start], optimizer: DeviceOptimizer) -> DeviceOptimizer:
+    """The optimiser on what training may move at all."""
+    layout, places = begun[0].layout, moving(settings, begun[0].layout)
+    if places is None:
+        return optimizer
+    return Sparse(optimizer, [places.to(begun[0].model.backbone.device)] * len(begun), layout.size)
 
 
 def _pull(settings: Settings, ask: Ask, shared: int) -> Pull | None:
@@ -377,32 +296,6 @@ def device_optimizer(
     return SharedAdam(local.learning_rate, local.weight_decay, local.clip_norm, vbar, moments)
 
 
-def _steps(settings: Settings, client: int) -> int:
-    return settings.local.steps(len(resources.shards(settings).train[client]))
-
-
-def _stacked_batches(
-    settings: Settings, clients: Sequence[int], shards: Sequence[Encoded], round_number: int
-) -> Iterator[list[list[int]]]:
-    """Step by step the batch of each client that has one left; clients: the longest first. Places in the joined shards."""
-    epochs = settings.local.local_epochs
-    each = [
-        _batches(settings, shard, client, round_number, epochs) for client, shard in zip(clients, shards, strict=True)
-    ]
-    *begins, _ = itertools.accumulate(map(len, shards), initial=0)
-    for step in itertools.zip_longest(*each):
-        pairs = zip(begins, step, strict=True)
-        yield [[begin + place for place in batch] for begin, batch in pairs if batch is not None]
-
-
-def _batches(settings: Settings, shard: Encoded, client: int, round_number: int, epochs: int) -> Iterator[list[int]]:
-    """So many epochs in batches of similar length, in an order of (seed, client, round, epoch)."""
-    lengths = [len(ids) for ids in shard.input_ids]
-    for epoch in range(epochs):
-        rng = generator(settings.federation.seed, "batches", client, round_number, epoch)
-        yield from length_batches(lengths, settings.local.batch_size, rng)
-
-
 def _evaluate(settings: Settings, begun: Start, shard: Encoded, labels: Sequence[str], shared_too: bool) -> Evaluation:
     model, device = begun.model, begun.model.backbone.device
     size = settings.run.evaluation_batch_size
@@ -421,7 +314,5 @@ def _evaluate(settings: Settings, begun: Start, shard: Encoded, labels: Sequence
     return replace(found, confusion=own.confusion, shared_confusion=together.confusion)
 
 
-def shard_of(settings: Settings, client: int) -> tuple[Encoded, Encoded]:
-    """A client's training and evaluation examples."""
-    data, rows = resources.tokenised(settings), resources.shards(settings)
-    return data.train.select(rows.train[client]), data.validation.select(rows.validation[client])
+def _steps(settings: Settings, client: int, server_round: int) -> int:
+    return settings.steps_in(server_round, len(resources.shards(settings).train[client]))

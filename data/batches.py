@@ -198,6 +198,12 @@ def length_batches(lengths: Sequence[int], batch_size: int, rng: np.random.Gener
     return [batches[place] for place in rng.permutation(len(batches))]
 
 
+def fixed_batches(count: int, batch_size: int, rng: np.random.Generator) -> list[list[int]]:
+    """So many examples shuffled and cut once, into ceil(count / batch_size) batches; at most the last is smaller."""
+    order = rng.permutation(count)
+    return [order[start : start + batch_size].tolist() for start in range(0, count, batch_size)]
+
+
 def score_batches(encoded: Encoded, batch_size: int, max_batches: int, rng: np.random.Generator) -> list[list[int]]:
     """Up to max_batches random batches for the layer score: full ones only, no two examples with equal token ids.
 

@@ -16,9 +16,30 @@ _INERT: tuple[Inert, ...] = (
         "ratio is a number",
     ),
     (
-        ("ratio", "score-order", "score-batches"),
+        ("ratio", "score", "score-order", "score-batches", "perturbation", "perturbation-examples"),
         lambda s: s.selection.layers != "auto",
         "layers are named, not chosen by score",
+    ),
+    (
+        ("perturbation", "perturbation-examples"),
+        lambda s: s.selection.layers == "auto" and s.selection.score != "perturbation",
+        'score is not "perturbation"',
+    ),
+    (
+        ("score-batches",),
+        lambda s: s.selection.layers == "auto" and s.selection.score != "similarity",
+        'score is not "similarity"',
+    ),
+    (
+        ("curriculum-order", "curriculum-start", "curriculum-full"),
+        lambda s: s.curriculum.curriculum == "none",
+        "there is no curriculum",
+    ),
+    (("fisher-momentum", "fisher-batches"), lambda s: s.local.update_share == 1, "all parameters are updated"),
+    (
+        ("update-share",),
+        lambda s: s.selection.layers == "all" or s.selection.unselected_prompts == "none",
+        "nothing is tuned outside the selected layers",
     ),
     (("max-lost-share",), lambda s: s.server.drift_correction != "device", 'drift-correction is not "device"'),
     (
@@ -50,7 +71,11 @@ _INERT: tuple[Inert, ...] = (
     (("prompt-layer",), lambda s: s.model.tuned != "late-prompts", 'tuned is not "late-prompts"'),
     (("prompt-sources",), lambda s: s.model.tuned != "mixed-prompts", 'tuned is not "mixed-prompts"'),
     (("bottleneck",), lambda s: s.model.tuned not in BOTTLENECKS, "what is tuned has none"),
-    (("lora-rank", "lora-alpha", "lora-targets"), lambda s: s.model.tuned != "lora", 'tuned is not "lora"'),
+    (
+        ("lora-rank", "lora-alpha", "lora-targets", "lora-train", "lora-travels"),
+        lambda s: s.model.tuned != "lora",
+        'tuned is not "lora"',
+    ),
     (("weight-decay",), lambda s: s.local.device_optimizer == "sgd", 'device-optimizer is "sgd"'),
 )
 _ADAPTIVE_LIMIT = 0.5

@@ -68,6 +68,11 @@ def classes(settings: Settings, seen: Iterable[str]) -> list[str]:
     return order_labels(seen) if task is None else list(task.labels)
 
 
+def all_labels(settings: Settings) -> list[str]:
+    """The classes before anybody is asked: those that are named, the task's, else those of the whole training set."""
+    return settings.data.named_labels or classes(settings, set(splits(settings).train["label"]))
+
+
 def check_labels(settings: Settings) -> None:
     """InputError where `labels` holds one that the task does not know: no row of the data could have it."""
     task = _task(settings.data.task)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from data.endings import ENDINGS, TASKS
+from federation.pacing import Pacing
 from fedpeptao.errors import InputError
 from models.technique_names import BY_LAYER, PROMPTS, TECHNIQUES
 
@@ -103,6 +104,10 @@ def _precision_or_nothing() -> Any:
     return _setting(f"one of {', '.join(PRECISIONS)}, or nothing", lambda v: v in ("", *PRECISIONS))
 
 
+def _share() -> Any:
+    return _setting("a number above 0 and at most 1", lambda v: 0 < v <= 1)
+
+
 def _ratio() -> Any:
     def accepts(value: str | float) -> bool:
         return value in ESTIMATORS if isinstance(value, str) else 0 < value <= 1
@@ -140,6 +145,8 @@ class ModelSettings:
     lora_rank: int = _whole(1)
     lora_alpha: float = _above(0)
     lora_targets: str = _text()
+    lora_train: str = _choice("both", "B")
+    lora_travels: str = _choice("both", "A")
     hidden_cache_mb: int = _whole(0)
     hidden_cache_disk_mb: int = _whole(0)
     hidden_cache_dtype: str = _choice("float32", "bfloat16", "float16")
@@ -158,6 +165,13 @@ class ModelSettings:
     def target_names(self) -> tuple[str, ...]:
         """The names in `lora-targets`."""
         return _parts(self.lora_targets)
+
+    @property
+    def travelling_matrix(self) -> str:
+        """Which of LoRA's two matrices travels alone, "A" or "B"; "" where both do, or nothing is tuned by LoRA."""
+        if self.tuned != "lora":
+            return ""
+        return "B" if self.lora_train == "B" else self.lora_travels.removeprefix("both")
 
 
 @dataclass(frozen=True)
@@ -214,8 +228,11 @@ class SelectionSettings:
     curvature_steps: int = _whole(4)
     curvature_probes: int = _whole(1)
     curvature_examples: int = _whole(1)
+    score: str = _choice("similarity", "perturbation")
     score_order: str = _choice("highest", "lowest", "random")
     score_batches: int = _whole(1)
+    perturbation: float = _above(0)
+    perturbation_examples: int = _whole(1)
     unselected_prompts: str = _choice("local", "none")
 
     @property
@@ -226,7 +243,7 @@ class SelectionSettings:
 
 @dataclass(frozen=True)
 class LocalSettings:
-    """A client's training in one round (section 2.4)."""
+    """A client's training in one round (section 2.4; update-share and fisher-*: section 3)."""
 
     local_epochs: int = _whole(1)
     batch_size: int = _whole(1)
@@ -240,10 +257,23 @@ class LocalSettings:
     clip_norm: float = _above(0)
     clients_together: int = _whole(1)
     final_local_epochs: int = _whole(0)
+    update_share: float = _share()
+    fisher_momentum: float = _setting("a number from 0 to below 1", lambda v: 0 <= v < 1)
+    fisher_batches: int = _whole(1)
 
     def steps(self, examples: int) -> int:
-        """K_i of a client with so many examples: E ceil(n_i / batch size)."""
+        """K_i of a client with so many examples, all of which it sees: E ceil(n_i / batch size)."""
         return self.local_epochs * -(-examples // self.batch_size)
+
+
+@dataclass(frozen=True)
+class CurriculumSettings:
+    """Which of its examples a client trains on, round by round (section 3)."""
+
+    curriculum: str = _choice("none", "linear", "sqrt", "exp")
+    curriculum_order: str = _choice("easy", "hard", "short", "random")
+    curriculum_start: float = _share()
+    curriculum_full: float = _share()
 
 
 @dataclass(frozen=True)
@@ -311,9 +341,20 @@ class Settings:
     federation: FederationSettings
     selection: SelectionSettings
     local: LocalSettings
+    curriculum: CurriculumSettings
     personal: PersonalSettings
     server: ServerSettings
     run: RunSettings
+
+    @property
+    def pacing(self) -> Pacing:
+        """How many of its batches a client sees in a round."""
+        own = self.curriculum
+        return Pacing(own.curriculum, own.curriculum_start, own.curriculum_full, self.federation.rounds)
+
+    def steps_in(self, server_round: int, examples: int) -> int:
+        """K_i in a round, of a client with so many examples."""
+        return self.pacing.steps(self.local.steps(examples), self.local.local_epochs, server_round)
 
     def flat(self) -> dict[str, Scalar]:
         """As a run-config: kebab-case keys, in the order of pyproject.toml's groups."""
@@ -327,6 +368,7 @@ _GROUPS: dict[str, type] = {
     "federation": FederationSettings,
     "selection": SelectionSettings,
     "local": LocalSettings,
+    "curriculum": CurriculumSettings,
     "personal": PersonalSettings,
     "server": ServerSettings,
     "run": RunSettings,
@@ -435,6 +477,8 @@ def _check_together(s: Settings) -> None:
         problem = f"with backbone-dropout = {s.model.backbone_dropout:g} a client's result would depend on its company"
         raise InputError("clients-together", s.local.clients_together, problem, "Set one of them to its default")
     _check_tuned(s)
+    _check_lora(s)
+    _check_curriculum(s)
     _check_partition(s)
     _check_variant(s)
     _check_estimator(s)
@@ -459,6 +503,39 @@ def _check_tuned(s: Settings) -> None:
     if s.model.tuned == "mixed-prompts" and not s.model.source_folders:
         mend = 'Name folders of runs with tuned = "input-prompts", with commas between them'
         raise InputError("prompt-sources", s.model.prompt_sources, "mixed prompts need some to mix", mend)
+
+
+def _check_lora(s: Settings) -> None:
+    """Which of LoRA's parameters are trained, and which travel."""
+    if s.model.lora_train == "B" and s.model.lora_travels == "A":
+        mend = "Set one of them to both"
+        raise InputError("lora-travels", "A", 'with lora-train = "B" nothing that is trained would travel', mend)
+    parts = s.local.update_share < 1
+    if parts and s.model.tuned != "lora":
+        problem = f"it is a share of LoRA's rows and columns, and tuned = {_toml(s.model.tuned)} has none"
+        raise InputError("update-share", s.local.update_share, problem, 'Set it to 1, or tuned to "lora"')
+    if (parts or s.model.lora_train == "B") and not s.local.restart_moments:
+        problem = "moments of what is updated in one round do not fit the next one's"
+        raise InputError("restart-moments", False, problem, "Set it to true, update-share to 1 and lora-train to both")
+    if s.selection.estimator and s.model.travelling_matrix:
+        key = "lora-train" if s.model.lora_train == "B" else "lora-travels"
+        problem = f"ratio = {_toml(s.selection.estimator)} needs second derivatives in both matrices"
+        raise InputError(key, s.model.travelling_matrix, problem, "Set it to both, or give ratio a number")
+
+
+def _check_curriculum(s: Settings) -> None:
+    """A curriculum comes to an end within the rounds, and nothing counts on a K_i that stays."""
+    pacing, own = s.pacing, s.curriculum
+    if own.curriculum == "none":
+        return
+    if s.federation.rounds and not pacing.is_whole_in(s.federation.rounds):
+        most = (s.federation.rounds - 1) / s.federation.rounds
+        problem = f"with rounds = {s.federation.rounds} no round would see all examples"
+        mend = f"Set it to {math.floor(100 * most) / 100:g} or less" if most else "Set curriculum-start to 1"
+        raise InputError("curriculum-full", own.curriculum_full, problem, f"{mend}, or raise rounds")
+    if s.server.step_normalised:
+        problem = f"curriculum = {_toml(own.curriculum)} changes the number of steps from round to round"
+        raise InputError("step-normalised", True, problem, "Set one of them to its default")
 
 
 def _check_partition(s: Settings) -> None:

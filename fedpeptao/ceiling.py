@@ -35,7 +35,7 @@ def federated_steps(settings: Settings) -> int:
         raise InputError("rounds", 0, "a run without rounds has no steps to take centrally", mend)
     sizes = [len(rows) for rows in resources.shards(settings).train]
     return sum(
-        settings.local.steps(sizes[client])
+        settings.steps_in(server_round, sizes[client])
         for server_round in range(1, federation.rounds + 1)
         for client in sample_clients(
             range(federation.clients), federation.clients_per_round, generator(federation.seed, "sample", server_round)

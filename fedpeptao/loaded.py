@@ -189,6 +189,7 @@ def _own_parameters(saved: Saved, client: int, state_dir: Path | None) -> tuple[
     finally_trained = saved.settings.local.final_local_epochs > 0 and saved.summary.get("status") == "completed"
     personal = saved.settings.personal
     something = personal.personal_head or personal.ditto or resources.adds_prior(saved.settings)
+    something = something or saved.settings.model.travelling_matrix == "A"  # its own B
     if not (finally_trained or something) and saved.settings.selection.unselected_prompts == "none":
         return {}, (
             f'unselected-prompts = "none": client {client} has no prompts of its own, this is the shared model',

@@ -11,3 +11,8 @@ DRAWN = ("deep-prompts", "input-prompts", "mixed-prompts")
 """With prompts that are tuned themselves, not made by a network: they begin as `prompt-init` says."""
 BOTTLENECKS = ("adapter", "late-prompts", "generated-prompts", "mixed-prompts")
 """With a bottleneck of a size that can be set."""
+
+
+def matrix_of(name: str) -> str:
+    """Which of LoRA's two matrices a tensor is by its name, "A" or "B"; "" of anything else."""
+    return name[-1] if name.startswith("lora.") and name[-2:] in (".A", ".B") else ""

@@ -89,6 +89,8 @@ class Assembly:
             strikes=settings.federation.strikes,
             message_mb=settings.federation.message_limit_mb,
             metric=resources.metric(settings),
+            epochs=settings.local.local_epochs,
+            pacing=settings.pacing,
         )
         strategy = PromptStrategy(
             algorithm,
@@ -107,9 +109,9 @@ class Assembly:
 
     def _channels(self, layers: tuple[int, ...]) -> Channels:
         layout = self._model(layers).layout
-        return make_channels(
-            self.settings, layout.select(travelling_names(layout, layers, not self.settings.personal.personal_head))
-        )
+        settings = self.settings
+        head, matrix = not settings.personal.personal_head, settings.model.travelling_matrix
+        return make_channels(settings, layout.select(travelling_names(layout, layers, head, matrix)))
 
 
 def check_limit(settings: Settings, strategy: PromptStrategy) -> None:

@@ -14,6 +14,7 @@ FIGURES = (
     "round",
     "warm_up",
     "train_loss",
+    "data_share",
     "personalised_accuracy",
     "personalised_loss",
     "personalised_examples",

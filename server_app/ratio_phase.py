@@ -33,6 +33,7 @@ FORMAT = 1
 CACHE = ".curvature"
 WITHOUT_INFLUENCE = (
     *("rounds", "score-order", "score-batches", "unselected-prompts", "device-second-moment", "proximal"),
+    *("score", "perturbation", "perturbation-examples", "update-share", "fisher-momentum", "fisher-batches"),
     *("variant", "drift-correction", "control-precision", "max-lost-share", "step-normalised"),
     *("server-optimizer", "server-momentum", "server-second-momentum", "server-adaptivity", "server-learning-rate"),
     *("round-timeout-s", "test-every", "evaluate-every", "evaluation-batch-size", "runs-dir", "run-name"),
@@ -122,10 +123,11 @@ def cache_key(flat: Mapping[str, Scalar], facts: Mapping[str, str], history: Seq
         facts: of model, data and versions.
         history: the warm-up's lines of metrics.jsonl; who was asked, and whose replies were lost, has a part in its prompts.
     """
+    paced = () if flat["curriculum"] == "none" else ("rounds",)  # which say how fast a warm-up sees more examples
     about = {
         "format": FORMAT,
         "facts": facts,
-        "settings": {key: value for key, value in flat.items() if key not in WITHOUT_INFLUENCE},
+        "settings": {key: value for key, value in flat.items() if key not in WITHOUT_INFLUENCE or key in paced},
         "rounds": [_asked_and_lost(line) for line in history],
     }
     return _digest(about)[:32]

@@ -117,6 +117,7 @@ class Rounds:
             "round": server_round,
             "warm_up": strategy.warm_up,
             "train_loss": outcome.train_loss,
+            "data_share": strategy.roster.data_share(outcome.accepted, server_round),
             "clients": outcome.asked,
             "accepted": len(outcome.accepted),
             "failed": {str(client): why for client, why in outcome.failed.items()},

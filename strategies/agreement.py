@@ -23,9 +23,13 @@ def objection(reply: TrainReply, roster: Roster, shares_moments: bool, most_norm
         shares_moments: whether a reply has to bring second moments.
         most_norm: the largest 2-norm that is in proportion to those of other updates.
     """
-    for what, found, agreed in (("examples", reply.examples, roster.examples), ("steps", reply.steps, roster.steps)):
-        if found != agreed.get(reply.client, found):
-            return f"it has {found} {what}, {agreed[reply.client]} in the roll call"
+    steps = roster.steps_in(reply.client, reply.round)
+    for what, found, agreed in (
+        ("examples", reply.examples, roster.examples.get(reply.client)),
+        ("steps", reply.steps, steps),
+    ):
+        if agreed is not None and found != agreed:
+            return f"it has {found} {what}, {agreed} in the roll call"
     if not 0 <= reply.control_round < reply.round:
         return f"it goes on from round {reply.control_round} in round {reply.round}"
     if (reply.second_moments is not None) != shares_moments:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from federation.messages import REFUSED, Evaluation
 from federation.metrics import ACCURACY
+from federation.pacing import Pacing
 
 
 @dataclass(frozen=True)
@@ -45,12 +46,14 @@ class Roster:
         per_round: replies that close a round.
         beyond: clients asked beyond those.
         quorum: replies without which a round is void.
-        steps: client -> K_i.
+        steps: client -> K_i, in a round that sees all examples.
         evaluated: client -> examples of its evaluation shard.
         norm_limit: how many times the median norm of updates one may have; 0: any.
         strikes: refused updates in a row after which a client is asked no more; 0: never.
         message_mb: the setting `message-limit-mb`.
         metric: the run's figure; any but accuracy needs the clients' confusion matrices.
+        epochs: E.
+        pacing: of the curriculum.
     """
 
     run: str
@@ -68,6 +71,19 @@ class Roster:
     strikes: int = 0
     message_mb: int = 0
     metric: str = ACCURACY
+    epochs: int = 1
+    pacing: Pacing = field(default_factory=Pacing)
+
+    def steps_in(self, client: int, server_round: int) -> int | None:
+        """K_i in a round; None of a client that no roll call knows."""
+        steps = self.steps.get(client)
+        return None if steps is None else self.pacing.steps(steps, self.epochs, server_round)
+
+    def data_share(self, clients: Collection[int], server_round: int) -> float | None:
+        """What share of their batches these clients see in a round, n_i-weighted; None without clients."""
+        total = sum(self.examples[client] for client in clients)
+        seen = {client: (self.steps_in(client, server_round) or 0) / self.steps[client] for client in clients}
+        return sum(self.examples[client] * share for client, share in seen.items()) / total if total else None
 
     @property
     def confusion_classes(self) -> int | None:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from models.layout import Layout
+from models.technique_names import matrix_of
 
 EPS = 1e-5
 HEAD = "head."
@@ -81,7 +82,11 @@ def sample_clients(clients: Sequence[int], count: int, rng: np.random.Generator)
     return [clients[i] for i in rng.choice(len(clients), size=min(count, len(clients)), replace=False)]
 
 
-def travelling_names(layout: Layout, layers: Collection[int], head: bool = True) -> list[str]:
-    """The parameters that travel: those of the selected layers, and what belongs to no layer; `head`: that among them."""
+def travelling_names(layout: Layout, layers: Collection[int], head: bool = True, matrix: str = "") -> list[str]:
+    """The parameters that travel: those of the selected layers, and what belongs to no layer.
+
+    head: that among them. matrix: of LoRA's two the one that does, "A" or "B"; "" for both.
+    """
     chosen = [entry for entry in layout.entries if entry.layer is None or entry.layer in layers]
+    chosen = [entry for entry in chosen if not matrix or matrix_of(entry.name) in ("", matrix)]
     return [entry.name for entry in chosen if head or not entry.name.startswith(HEAD)]

@@ -44,6 +44,10 @@ KINDS: dict[str, Flat] = {
         "server_learning_rate": 0.01,
         "layers": "all",
     },
+    "a curriculum, and what moves by what was seen before": {
+        **{"tuned": "lora", "lora_rank": 2, "score": "perturbation", "update_share": 0.5, "batch_size": 4},
+        **{"curriculum": "linear", "curriculum_full": 0.5, "drift_correction": "none", "server_optimizer": "none"},
+    },
     "warm-up and an estimate of the ratio, final epochs": {
         "ratio": "plateau",
         "warmup_rounds": 1,

@@ -108,6 +108,19 @@ def test_the_ratio_is_estimated_without_a_head(make_flat: MakeFlat, model: str) 
 
 
 @pytest.mark.parametrize("model", FAMILIES)
+def test_the_second_method_has_no_head_either(make_flat: MakeFlat, model: str) -> None:
+    """Difficulties, scores of layers and Fisher information by the words' own losses."""
+    watched = Watched()
+    given = {"tuned": "lora", "score": "perturbation", "curriculum": "exp", "curriculum_full": 0.5, "update_share": 0.5}
+    ran = go(make_flat(model=model, drift_correction="none", **given), client_app=watched)
+    assert ran.summary["status"] == "completed"
+    assert names_in(watched) == set(ran.parameters)
+    assert {tuple(name.split(".")[:2]) for name in ran.parameters} == {("lora", str(*ran.layers))}
+    _reproduces(ran, model)
+    _opens_again(ran)
+
+
+@pytest.mark.parametrize("model", FAMILIES)
 def test_the_losses_differ_by_label_loss(make_flat: MakeFlat, model: str) -> None:
     found = {
         loss: go(make_flat(model=model, label_loss=loss, rounds=1)).lines for loss in ("vocabulary", "label-words")

@@ -13,7 +13,7 @@ from torch import Tensor
 from client_app import host
 from client_app.state import MemoryStore
 from federation import resources
-from federation.evaluation import losses_on
+from federation.evaluation import batch_inputs, losses_on
 from federation.messages import Ask
 from federation.settings import Scalar, Settings, parse
 from models.tuned_model import TunedModel
@@ -77,7 +77,7 @@ def test_scores_are_means_over_batches_of_eight_without_prompts(settings: Settin
     train = train.select(range(8))
     backbone = resources.backbone(settings)
     one = replace(settings, selection=replace(settings.selection, score_batches=3))
-    inputs = host.batch_inputs(backbone, train, range(8))
+    inputs = batch_inputs(backbone, train, range(8))
     by_hand = [batch_score(h, inputs["attention_mask"]) for h in backbone.block_outputs(inputs)]
     assert host.layer_scores(one, smallest, train) == pytest.approx(by_hand, rel=1e-5)
     assert len(by_hand) == 2

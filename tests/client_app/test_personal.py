@@ -12,7 +12,7 @@ import torch
 from client_app import host
 from client_app.state import LOG_PRIOR, MemoryStore
 from data.batches import length_batches
-from federation.evaluation import losses_on, targets
+from federation.evaluation import batch_inputs, losses_on, targets
 from federation.randomness import generator
 from federation.settings import parse
 from fedpeptao.loaded import open_model
@@ -39,7 +39,7 @@ def test_the_prior_is_in_the_training_loss(make_flat: MakeFlat) -> None:
     assert len(set(prior.tolist())) > 1
     leaf = begun.row[None].clone().requires_grad_()
     begun.model.bind(leaf, begun.layout)
-    scores = begun.model.logits(host.batch_inputs(begun.model.backbone, own, range(len(own))))
+    scores = begun.model.logits(batch_inputs(begun.model.backbone, own, range(len(own))))
     (grad,) = torch.autograd.grad(torch.nn.functional.cross_entropy(scores + prior, targets(own, LABELS)), leaf)
     begun.model.unbind()
     reply = host.train(settings, ask, CLIENT, 0, MemoryStore())
@@ -55,7 +55,7 @@ def test_the_prior_is_in_its_own_predictions_and_not_in_the_shared_models(make_f
     begun = host.start(settings, ask, CLIENT, 0, MemoryStore())
     train, own = host.shard_of(settings, CLIENT)
     begun.model.bind(begun.row[None], begun.layout)
-    scores = begun.model.logits(host.batch_inputs(begun.model.backbone, own, range(len(own)))).detach()
+    scores = begun.model.logits(batch_inputs(begun.model.backbone, own, range(len(own)))).detach()
     begun.model.unbind()
     wanted = targets(own, LABELS)
     with_prior, without = (

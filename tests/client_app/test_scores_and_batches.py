@@ -8,9 +8,11 @@ from dataclasses import replace
 import pytest
 
 from client_app import host
+from client_app.batching import whole_epochs
 from client_app.curvature import spectrum_of
 from data.batches import Encoded, score_batches
 from federation import resources
+from federation.evaluation import batch_inputs
 from federation.messages import Ask
 from federation.randomness import generator
 from federation.settings import Settings, parse
@@ -33,7 +35,7 @@ def shard(settings: Settings, client: int) -> Encoded:
 def batches(settings: Settings, client: int, server_round: int) -> list[list[list[int]]]:
     """Per epoch: the batches, by place in client 0's shard whoever asks."""
     train = shard(settings, 0)
-    found = list(host._batches(settings, train, client, server_round, settings.local.local_epochs))
+    found = list(whole_epochs(settings, train, client, server_round, settings.local.local_epochs))
     per_epoch = len(found) // settings.local.local_epochs
     return [found[start : start + per_epoch] for start in range(0, len(found), per_epoch)]
 
@@ -45,7 +47,7 @@ def test_a_score_is_the_mean_over_all_its_batches(settings: Settings) -> None:
     assert len(drawn) > 1
     per_batch = []
     for rows in drawn:
-        inputs = host.batch_inputs(backbone, train, rows)
+        inputs = batch_inputs(backbone, train, rows)
         per_batch.append([batch_score(h, inputs["attention_mask"]) for h in backbone.block_outputs(inputs)])
     wanted = [sum(layer) / len(drawn) for layer in zip(*per_batch, strict=True)]
     assert host.layer_scores(several, 0, train) == pytest.approx(wanted)

@@ -49,6 +49,23 @@ def test_a_run_that_trains_nothing_is_remarked_on() -> None:
         ({"tuned": "adapter", "lora_rank": 4}, "lora-rank", "lora"),
         ({"lora_alpha": 4.0}, "lora-alpha", "lora"),
         ({"lora_targets": "query"}, "lora-targets", "lora"),
+        ({"lora_train": "B"}, "lora-train", "lora"),
+        ({"lora_travels": "A"}, "lora-travels", "lora"),
+        ({"score": "perturbation", "layers": "1"}, "score", "layers are named"),
+        ({"perturbation": 0.1}, "perturbation", "score is not"),
+        ({"perturbation_examples": 8}, "perturbation-examples", "score is not"),
+        ({"score_batches": 8, "score": "perturbation"}, "score-batches", "score is not"),
+        ({"curriculum_order": "hard"}, "curriculum-order", "no curriculum"),
+        ({"curriculum_start": 0.5}, "curriculum-start", "no curriculum"),
+        ({"curriculum_full": 0.5}, "curriculum-full", "no curriculum"),
+        ({"fisher_momentum": 0.5}, "fisher-momentum", "all parameters are updated"),
+        ({"fisher_batches": 2}, "fisher-batches", "all parameters are updated"),
+        ({"tuned": "lora", "update_share": 0.5, "layers": "all"}, "update-share", "nothing is tuned outside"),
+        (
+            {"tuned": "lora", "update_share": 0.5, "unselected_prompts": "none"},
+            "update-share",
+            "nothing is tuned outside",
+        ),
     ],
 )
 def test_a_changed_value_without_effect_is_named(changes: dict[str, Scalar], key: str, why: str) -> None:
@@ -77,6 +94,11 @@ def test_a_changed_value_without_effect_is_named(changes: dict[str, Scalar], key
         },
         {"server_optimizer": "none"},
         {"alpha": 1.0},
+        {"score": "perturbation", "perturbation": 0.1, "perturbation_examples": 8},
+        {"curriculum": "exp", "curriculum_order": "short", "curriculum_start": 0.5, "curriculum_full": 0.5},
+        {"tuned": "lora", "update_share": 0.5, "fisher_momentum": 0.5, "fisher_batches": 2},
+        {"tuned": "lora", "lora_train": "B"},
+        {"tuned": "lora", "lora_travels": "A"},
     ],
 )
 def test_one_with_an_effect_is_not(changes: dict[str, Scalar]) -> None:

@@ -10,6 +10,7 @@ from server_app.ratio_phase import cache_key
 MATTERS = (
     *("seed", "model", "dtype", "head", "prompt-tokens", "prompt-init-std", "backbone-dropout"),
     *("tuned", "prompt-init", "bottleneck", "lora-rank", "lora-alpha", "lora-targets"),
+    *("curriculum", "curriculum-order", "curriculum-start", "curriculum-full"),
     *("dataset", "text-column", "label-column", "labels", "train-examples", "max-length"),
     *("clients", "partition", "alpha", "clients-per-round"),
     *(
@@ -30,3 +31,9 @@ MATTERS = (
 def test_what_moves_the_warm_up_or_the_estimate_is_in_the_key(setting: str) -> None:
     flat = defaults()
     assert cache_key({**flat, setting: "another"}, {}, []) != cache_key(flat, {}, [])
+
+
+def test_the_number_of_rounds_matters_where_a_curriculum_counts_with_it() -> None:
+    plain, paced = defaults(), {**defaults(), "curriculum": "linear"}
+    assert cache_key({**plain, "rounds": 7}, {}, []) == cache_key(plain, {}, [])
+    assert cache_key({**paced, "rounds": 7}, {}, []) != cache_key(paced, {}, [])

@@ -48,8 +48,15 @@ def test_the_page_has_every_method() -> None:
         *("FedPepTAO, corrected on the server", "FedPepTAO with label priors"),
         *("FedPepTAO with shared moments", "released", "released-aliased"),
         *("Prompt Tuning with FedAvg", "FedPrompt", "LPT with FedAvg", "IDPG with FedAvg", "ATTEMPT with FedAvg"),
-        *("Adapter with FedAvg", "LoRA with FedAvg"),
+        *("Adapter with FedAvg", "LoRA with FedAvg", "FFA-LoRA", "FedSA-LoRA", "FibecFed"),
     }
+
+
+@pytest.mark.parametrize("preset", sorted((PAGE.parents[1] / "methods").glob("*.toml")), ids=lambda path: path.stem)
+def test_a_file_of_settings_is_the_pages_row(preset: Path) -> None:
+    (row,) = (row for name, row in METHODS.items() if name.lower() == preset.stem)
+    assert overrides([str(preset)]) == row
+    assert overrides([str(preset), "ratio=0.25 curriculum='none'"]) == {**row, "ratio": 0.25, "curriculum": "none"}
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -1,0 +1,55 @@
+"""A client's scores of the layers, once, before training, with dropout off: what the server selects layers by.
+
+By similarity (section 2.1 of docs/ALGORITHMS.md) of a layer's outputs, or by how far they move with the embeddings (section 3).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from data.batches import Encoded, score_batches
+from federation import resources
+from federation.evaluation import batch_inputs, targets
+from federation.randomness import generator
+from federation.settings import Settings
+from models.perturbation import layer_changes
+from strategies.selection import SCORE_BATCH, batch_score
+
+
+def layer_scores(settings: Settings, client: int, train: Encoded) -> list[float]:
+    """One per layer; empty if the client has too few examples for the kind of score."""
+    if settings.selection.score == "perturbation":
+        return _by_perturbation(settings, client, train)
+    return _by_similarity(settings, client, train)
+
+
+def _by_similarity(settings: Settings, client: int, train: Encoded) -> list[float]:
+    """zeta_i: without prompts; empty if the client has fewer than a batch of different examples."""
+    backbone = resources.backbone(settings)
+    rng = generator(settings.federation.seed, "score", client)
+    per_batch = []
+    for rows in score_batches(train, SCORE_BATCH, settings.selection.score_batches, rng):
+        inputs = batch_inputs(backbone, train, rows)
+        per_batch.append([batch_score(h, inputs["attention_mask"]) for h in backbone.block_outputs(inputs)])
+    return [float(mean) for mean in np.mean(per_batch, axis=0)] if per_batch else []
+
+
+def _by_perturbation(settings: Settings, client: int, train: Encoded) -> list[float]:
+    """Mean relative change of each layer's output over at most `perturbation-examples` examples."""
+    layers, labels = tuple(range(resources.backbone(settings).num_layers)), resources.all_labels(settings)
+    model, wanted = resources.tuned(settings, layers, labels), targets(train, labels)
+    rng = generator(settings.federation.seed, "score", client)
+    chosen = rng.permutation(len(train))[: settings.selection.perturbation_examples].tolist()
+    chosen.sort(key=lambda place: len(train.input_ids[place]))
+    size, changes = settings.local.batch_size, []
+    model.bind(model.initial(settings.federation.seed, settings.model.prompt_init_std)[None].to(model.backbone.device))
+    try:
+        for start in range(0, len(chosen), size):
+            rows = chosen[start : start + size]
+            inputs = batch_inputs(model.backbone, train, rows)
+            changes.append(layer_changes(model, inputs, wanted[rows], settings.selection.perturbation))
+    finally:
+        model.unbind()
+    mean: list[float] = torch.cat(changes).mean(dim=0).tolist()
+    return mean

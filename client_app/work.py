@@ -1,0 +1,91 @@
+"""What a client does in a round, before it takes a step: which batches, and which of its parameters they move (section 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from client_app import batching
+from client_app.fisher import information, updated, with_momentum
+from client_app.start import Start
+from client_app.state import DIFFICULTY, FISHER
+from data.batches import Encoded
+from federation.evaluation import stack_losses_on
+from federation.messages import Ask
+from federation.settings import Settings
+from models.layout import Layout
+from models.technique_names import matrix_of
+
+
+@dataclass(frozen=True)
+class Work:
+    """A client's round.
+
+    Attributes:
+        batches: examples of each step.
+        places: which parameters move, int64, ascending; None: all.
+        memory: what it keeps of it by name.
+    """
+
+    batches: list[list[int]]
+    places: Tensor | None
+    memory: Mapping[str, Tensor]
+
+
+def work_of(settings: Settings, ask: Ask, client: int, begun: Start, shard: Encoded) -> Work:
+    """Of a client that begins a round; its model is bound to nothing afterwards."""
+    order, memory = None, {}
+    if settings.curriculum.curriculum != "none":
+        difficulty = begun.kept.get(DIFFICULTY)
+        if difficulty is None and batching.needs_difficulties(settings):
+            difficulty = batching.difficulties(settings, begun.model, shard, ask.labels)
+        memory = {} if difficulty is None else {DIFFICULTY: difficulty}
+        order = batching.in_order(settings, client, shard, difficulty)
+    batches = batching.of_round(settings, shard, client, ask.round, order)
+    if settings.local.update_share == 1 or not _in_part(begun.layout, ask, settings):
+        return Work(batches, moving(settings, begun.layout), memory)
+    first = batches[: min(settings.local.fisher_batches, len(batches) // settings.local.local_epochs)]
+    fisher = _information(settings, ask, begun, shard, first)
+    memory |= {f"{FISHER}{name}": value for name, value in fisher.items()}
+    places = updated(begun.layout, fisher, settings.local.update_share, frozen(settings, begun.layout))
+    return Work(batches, places, memory)
+
+
+def moving(settings: Settings, layout: Layout) -> Tensor | None:
+    """What training may move in any round; None: all."""
+    still = frozen(settings, layout)
+    return updated(layout, {}, 1.0, still) if still else None
+
+
+def frozen(settings: Settings, layout: Layout) -> list[str]:
+    """What stays as it begins, on all clients alike."""
+    return [name for name in layout.names if settings.model.lora_train == "B" and matrix_of(name) == "A"]
+
+
+def _in_part(layout: Layout, ask: Ask, settings: Settings) -> list[str]:
+    """The matrices of the layers outside S that are trained."""
+    still = frozen(settings, layout)
+    outside = [entry.name for entry in layout.entries if entry.layer is not None and entry.layer not in ask.layers]
+    return [name for name in outside if matrix_of(name) and name not in still]
+
+
+def _information(
+    settings: Settings, ask: Ask, begun: Start, shard: Encoded, batches: Sequence[Sequence[int]]
+) -> dict[str, Tensor]:
+    """F of those matrices, by name: of this visit and those before."""
+    model, layout, prior = begun.model, begun.layout, begun.log_prior
+    priors = None if prior is None else prior.expand(settings.local.batch_size, -1)
+    losses = stack_losses_on(model, shard, ask.labels, layout, priors)
+    examples = sorted((place for batch in batches for place in batch), key=lambda place: len(shard.input_ids[place]))
+    size = settings.local.batch_size  # a mean over examples is the same in any groups: in these there is little padding
+    groups = [examples[start : start + size] for start in range(0, len(examples), size)]
+    try:
+        row = begun.row.to(model.backbone.device)
+        new = information(row, losses, groups, together=not model.of_one_client()).cpu()
+    finally:
+        model.unbind()
+    gamma, by_name = settings.local.fisher_momentum, layout.unflatten(new)
+    names = _in_part(layout, ask, settings)
+    return {name: with_momentum(begun.kept.get(f"{FISHER}{name}"), by_name[name], gamma) for name in names}

@@ -1,0 +1,83 @@
+"""How far each layer's output moves when a text's embeddings take a step up its loss (section 3 of docs/ALGORITHMS.md).
+
+g = gradient of the text's loss at its word embeddings e, 0 at padding
+delta = rho ||e||_F g / ||g||_F                   importance of l = ||h^l(e + delta) - h^l(e)||_F / ||h^l(e)||_F
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models.hooks import Hook, hooked
+from models.tuned_model import TunedModel
+
+Change = Tensor | None
+_TINY = 1e-30  # in the place of a norm of 0
+
+
+class _Pass:
+    """What one forward pass shows: embeddings [B, T, d_e], outputs of the blocks, and the mask [B, T] of real tokens."""
+
+    def __init__(self, delta: Change) -> None:
+        self.delta = delta
+        self.outputs: list[Tensor] = []
+        self.embeddings = self.mask = torch.empty(0)
+
+    def embed(self, module: nn.Module, given: Any, output: Tensor) -> Tensor:
+        """Hook on the embeddings: a leaf without `delta`, or moved by it."""
+        self.embeddings = output.detach().clone().requires_grad_() if self.delta is None else output + self.delta
+        return self.embeddings
+
+    def keep(self, module: nn.Module, given: Any, output: Any) -> None:
+        """Hook on a block."""
+        self.outputs.append((output if isinstance(output, Tensor) else output[0]).detach())
+
+    def see(self, module: nn.Module, given: Any, named: dict[str, Any]) -> None:
+        """Hook before the model."""
+        self.mask = named["attention_mask"].to(torch.bool)[..., None]
+
+
+def layer_changes(model: TunedModel, inputs: dict[str, Tensor], wanted: Tensor, rho: float) -> Tensor:
+    """Relative change of each block's output on each text, [B, L] float32 on the CPU, at the one row that is bound.
+
+    Args:
+        model: dropout off; with nothing among a text's tokens.
+        inputs: as for `model.loss`; whole passes, without `entering`.
+        wanted: the texts' own classes, [B].
+        rho: length of the step, relative to the embeddings'.
+    """
+    wanted = wanted.to(model.backbone.device)
+    with torch.enable_grad(), _watched(model, None) as before:
+        loss = model.loss(inputs, wanted, "sum")
+        (g,) = torch.autograd.grad(loss, before.embeddings)
+    g, e = (torch.where(before.mask, part, 0.0) for part in (g.float(), before.embeddings.detach().float()))
+    delta = rho * _norms(e)[:, None, None] * g / _norms(g).clamp_min(_TINY)[:, None, None]
+    with torch.no_grad(), _watched(model, delta.to(before.embeddings.dtype)) as after:
+        model.loss(inputs, wanted, "sum")
+    changes = [
+        _norms(torch.where(before.mask, (new - old).float(), 0.0)) / _norms(torch.where(before.mask, old.float(), 0.0))
+        for old, new in zip(before.outputs, after.outputs, strict=True)
+    ]
+    return torch.stack(changes, dim=1).cpu()
+
+
+def _norms(values: Tensor) -> Tensor:
+    """Frobenius norm of each text's, [B]."""
+    return values.flatten(1).norm(dim=1)
+
+
+@contextmanager
+def _watched(model: TunedModel, delta: Change) -> Iterator[_Pass]:
+    found, backbone = _Pass(delta), model.backbone
+    blocks: list[tuple[nn.Module, Hook]] = [(block, found.keep) for block in backbone.blocks]
+    handle = backbone.model.register_forward_pre_hook(found.see, with_kwargs=True)
+    try:
+        with hooked([(backbone.model.get_input_embeddings(), found.embed), *blocks]):
+            yield found
+    finally:
+        handle.remove()

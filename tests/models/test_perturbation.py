@@ -1,0 +1,77 @@
+"""How far layers' outputs move with the embeddings, against a naive second implementation: text by text, from embeddings."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from models.perturbation import layer_changes
+from tests.models.conftest import padded_for
+from tests.models.reference import plain_model
+from tests.models.techniques import Folders, by_words, head_of, loaded, tuned
+
+RHO = 0.05
+
+
+def naive(model: torch.nn.Module, blocks: list[torch.nn.Module], ids: Tensor, wanted: int, rho: float) -> list[float]:
+    """Of one text without padding."""
+    seen: list[Tensor] = []
+
+    def keep(module: torch.nn.Module, given: object, output: Tensor | tuple[Tensor, ...]) -> None:
+        seen.append((output if isinstance(output, Tensor) else output[0]).detach())
+
+    handles = [block.register_forward_hook(keep) for block in blocks]
+    e = model.get_input_embeddings()(ids[None]).detach().requires_grad_()  # type: ignore[operator]
+    ones = torch.ones(1, len(ids), dtype=torch.long)
+    loss = cross_entropy(model(inputs_embeds=e, attention_mask=ones).logits, torch.tensor([wanted]))
+    (g,) = torch.autograd.grad(loss, e)
+    with torch.no_grad():
+        model(inputs_embeds=e + rho * e.norm() * g / g.norm(), attention_mask=ones)
+    for handle in handles:
+        handle.remove()
+    before, after = seen[: len(blocks)], seen[len(blocks) :]
+    return [float((new - old).norm() / old.norm()) for old, new in zip(before, after, strict=True)]
+
+
+def test_equal_to_a_naive_implementation(checkpoint: Folders, family: str, inputs: dict[str, Tensor]) -> None:
+    inputs = padded_for(family, inputs)
+    model = tuned(loaded(checkpoint(family)), "lora")
+    row = model.initial(0)
+    model.bind(row[None])
+    wanted = torch.arange(len(inputs["input_ids"])) % 3
+    found = layer_changes(model, inputs, wanted, RHO)
+    plain = plain_model(checkpoint(family), head_of(model, row))
+    paths = {module: path for path, module in model.backbone.model.named_modules()}
+    blocks = [plain.get_submodule(paths[block]) for block in model.backbone.blocks]
+    for place, (ids, mask) in enumerate(zip(inputs["input_ids"], inputs["attention_mask"], strict=True)):
+        by_hand = naive(plain, blocks, ids[mask.bool()], int(wanted[place]), RHO)
+        assert found[place].tolist() == pytest.approx(by_hand, rel=2e-3)
+    assert (found > 1e-4).all()
+
+
+def test_a_step_of_no_length_moves_nothing_and_a_longer_one_more(
+    checkpoint: Folders, inputs: dict[str, Tensor]
+) -> None:
+    model = tuned(loaded(checkpoint("bert")), "lora")
+    model.bind(model.initial(0)[None])
+    wanted = torch.zeros(len(inputs["input_ids"]), dtype=torch.long)
+    none, small, large = (layer_changes(model, inputs, wanted, rho) for rho in (0.0, 0.01, 0.05))
+    assert not none.any()
+    assert (small < large).all()
+
+
+@pytest.mark.parametrize("family", ["roberta", "llama"])
+def test_label_words_of_several_tokens_too(family: str) -> None:
+    """The texts of a pass are longer then than those that were given; alone, with others, or padded a text moves alike."""
+    model = tuned(by_words(family), "lora")
+    model.bind(model.initial(0)[None])
+    ids = torch.tensor([[10, 11, 12, 13], [20, 21, 22, 0]])
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])
+    batch = {"input_ids": ids, "attention_mask": mask, "answer_at": torch.tensor([3, 2])}
+    both = layer_changes(model, batch, torch.tensor([0, 2]), RHO)
+    alone = {"input_ids": ids[1:, :3], "attention_mask": mask[1:, :3], "answer_at": torch.tensor([2])}
+    torch.testing.assert_close(layer_changes(model, alone, torch.tensor([2]), RHO)[0], both[1], rtol=1e-3, atol=1e-6)
+    assert both.shape == (2, 2)
+    assert (both > 0).all()
