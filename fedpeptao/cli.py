@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedpeptao import __version__, results, run_config, states
+from fedpeptao.deployment import commands as deployment
 from fedpeptao.errors import InputError
 
 if TYPE_CHECKING:
@@ -70,6 +71,8 @@ def _parser() -> argparse.ArgumentParser:
         results.add_export,
         results.add_report,
         states.add_states,
+        deployment.add_keys,
+        deployment.add_start,
     ):
         add(subparsers)
     return parser
