@@ -1,4 +1,4 @@
-"""What a node is told by whoever operates it, and by no message: which clients live on it, where its data and states lie, its device."""
+"""What a node is told by whoever operates it, and by no message: who lives on it, where its data and states lie, its device."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from pathlib import Path
 from federation.settings import Scalar, Settings
 from fedpeptao.errors import InputError
 
-OWN = "own"
-"""The partition under which each client's examples are its node's own file."""
 _PLACE = "node-config"
 
 
@@ -47,7 +45,7 @@ class NodeConfig:
         """
         if self.device:
             run = replace(run, model=replace(run.model, device=self.device))
-        if run.federation.partition != OWN:
+        if not run.federation.own_data:
             return run
         if not self.data:
             raise InputError(_PLACE, "", 'this node has no data, and the run says partition = "own"', "Set data on it")
@@ -65,7 +63,9 @@ def parse_node_config(given: Mapping[str, Scalar]) -> NodeConfig:
     """
     names = {f.name.replace("_", "-"): f.name for f in fields(NodeConfig)}
     if unknown := sorted(given.keys() - names.keys()):
-        raise InputError(_PLACE, unknown[0], "there is no such setting of a node", f"Its settings are {', '.join(names)}")
+        raise InputError(
+            _PLACE, unknown[0], "there is no such setting of a node", f"Its settings are {', '.join(names)}"
+        )
     for key in ("partition-id", "num-partitions"):
         value = given.get(key)
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:

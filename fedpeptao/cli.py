@@ -110,6 +110,9 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.resume:
         overrides = _resumed(arguments.resume, overrides)
     settings = run_config.check(folder, overrides)
+    if settings.federation.own_data:
+        problem = "the nodes of a simulation have no data of their own"
+        raise InputError("partition", settings.federation.partition, problem, "Run it on real machines with flwr run")
     nodes = min(settings.federation.clients, _MOST_NODES) if arguments.nodes is None else arguments.nodes
     _check_resources(nodes, arguments.cpus_per_client, arguments.gpus_per_client)
     from fedpeptao import launch

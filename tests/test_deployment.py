@@ -1,4 +1,4 @@
-"""Real processes on the loopback, with TLS on every API and node authentication: the same run, bit for bit, as in this process."""
+"""Real processes on the loopback, with TLS on every API and node authentication: bit for bit the run in this process."""
 
 from __future__ import annotations
 

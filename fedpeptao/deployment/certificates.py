@@ -114,7 +114,9 @@ def make_node(folder: Path, days: int) -> list[Path]:
     ]
 
 
-def _draft(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, days: int) -> x509.CertificateBuilder:
+def _draft(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, days: int
+) -> x509.CertificateBuilder:
     now = datetime.now(UTC)
     return (
         x509.CertificateBuilder()
@@ -179,5 +181,7 @@ def _write(path: Path, content: bytes, private: bool = False) -> Path:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
     except OSError as error:
-        raise InputError("DIR", str(path.parent), f"{path.name} cannot be written ({error.strerror})", "Mend it") from error
+        raise InputError(
+            "DIR", str(path.parent), f"{path.name} cannot be written ({error.strerror})", "Mend it"
+        ) from error
     return path

@@ -77,14 +77,20 @@ def add_start(subparsers: Subparsers) -> None:
     roles = parser.add_subparsers(metavar="ROLE", required=True)
     link = roles.add_parser("superlink", help="on the server: what nodes speak with")
     link.add_argument("--fleet", metavar="ADDRESS", help="for nodes (default: 0.0.0.0:9092)")
-    link.add_argument("--control", metavar="ADDRESS", help="for the operator (default: 127.0.0.1:9093); knows no accounts")
+    link.add_argument(
+        "--control", metavar="ADDRESS", help="for the operator (default: 127.0.0.1:9093); knows no accounts"
+    )
     execution = roles.add_parser("superexec", help="on the server: what runs the application")
     node = roles.add_parser("supernode", help="on a node")
-    node.add_argument("--superlink", required=True, metavar="ADDRESS", help="the server's, such as fed.example.org:9092")
+    node.add_argument(
+        "--superlink", required=True, metavar="ADDRESS", help="the server's, such as fed.example.org:9092"
+    )
     node.add_argument("--partition-id", type=int, required=True, metavar="K", help="this node's number, from 0")
     node.add_argument("--num-partitions", type=int, required=True, metavar="N", help="how many nodes there are")
     node.add_argument("--data", type=Path, metavar="FILE", help="this node's own examples")
-    node.add_argument("--validation", type=Path, metavar="FILE", help="its own evaluation examples (default: split from data)")
+    node.add_argument(
+        "--validation", type=Path, metavar="FILE", help="its own evaluation examples (default: split from data)"
+    )
     node.add_argument("--device", default="", help="cpu, cuda, cuda:1, .. (default: as the run says)")
     for role, port in ((link, 9091), (execution, 9091), (node, 9094)):
         role.add_argument("--keys", type=Path, required=True, metavar="DIR", help="what fedpeptao keys made")
@@ -119,7 +125,7 @@ def _start(arguments: argparse.Namespace) -> int:
 def _superlink(arguments: argparse.Namespace) -> Role:
     from fedpeptao.deployment.roles import SuperLink
 
-    return SuperLink(**_common(arguments), **_given(arguments, "fleet", "control"))
+    return SuperLink(**{**_common(arguments), **_given(arguments, "fleet", "control")})
 
 
 def _superexec(arguments: argparse.Namespace) -> Role:

@@ -92,12 +92,16 @@ def check_pair(certificate: Path, key: Path, authority: Path) -> None:
     """
     own, signer, private = read_certificate(certificate), read_certificate(authority), read_tls_key(key)
     if own.public_key() != private.public_key():
-        raise InputError("file", str(key), f"it is not the key of {certificate}", "Give the two that were made together")
+        raise InputError(
+            "file", str(key), f"it is not the key of {certificate}", "Give the two that were made together"
+        )
     try:
         own.verify_directly_issued_by(signer)
     except (ValueError, TypeError, InvalidSignature) as error:
         problem = f"{authority} did not sign it"
-        raise InputError("file", str(certificate), problem, "Give the authority's certificate of this server") from error
+        raise InputError(
+            "file", str(certificate), problem, "Give the authority's certificate of this server"
+        ) from error
 
 
 def _read(path: Path) -> bytes:

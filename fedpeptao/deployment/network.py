@@ -29,7 +29,9 @@ def check_free(address: str, key: str) -> None:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as gRPC does: a closed connection blocks nobody
+            probe.setsockopt(
+                socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+            )  # as gRPC does: a closed connection blocks nobody
             probe.bind((host, port))
     except OSError as error:
         mend = "End what listens there, or give another port"
