@@ -235,6 +235,8 @@ def _tokenised(
 
 
 def _encoded(data: DataSettings, model: ModelSettings, seed: int, words: tuple[str, ...], rows: Dataset) -> Encoded:
+    if not len(rows):  # the server's, where nodes have their own: a tokenizer refuses no texts
+        return Encoded([], None, [], cut=0)
     loaded = _backbone(model, seed, words)
     positions = loaded.text_positions(model.positions_taken)
     return encode(
