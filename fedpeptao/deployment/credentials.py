@@ -72,8 +72,9 @@ def read_certificate(path: Path) -> x509.Certificate:
     Raises:
         InputError: it cannot be read, is no certificate, or is not valid now.
     """
+    content = _read(path)
     try:
-        certificate = x509.load_pem_x509_certificate(_read(path))
+        certificate = x509.load_pem_x509_certificate(content)
     except ValueError as error:
         raise InputError("file", str(path), "it is no certificate in PEM", "Make one with fedpeptao keys") from error
     begin, end, now = certificate.not_valid_before_utc, certificate.not_valid_after_utc, datetime.now(UTC)
