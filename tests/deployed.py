@@ -8,10 +8,9 @@ import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from federation.settings import Scalar
 from fedpeptao.cli import main
@@ -126,19 +125,26 @@ class Deployed:
         told = self.flwr("supernode", "list", "fed", "--format", "json")
         return sum(node["status"] == "online" for node in json.loads(told.stdout)["nodes"])
 
-    def run(self, settings: dict[str, Scalar], timeout_s: float) -> dict[str, Any]:
-        """A whole run; what Flower says became of it."""
+    def start_run(self, settings: dict[str, Scalar]) -> None:
         path = self.folder / "run.toml"
         path.write_text(to_toml(settings), encoding="utf8")
-        told = self.flwr("run", ".", "fed", "--stream", "--run-config", str(path), timeout_s=timeout_s)
-        (self.folder / "run.log").write_text(told.stdout + told.stderr, encoding="utf8")
-        listed: dict[str, Any] = json.loads(self.flwr("ls", "fed", "--format", "json").stdout)["runs"][0]
-        return listed
+        told = self.flwr("run", ".", "fed", "--run-config", str(path))
+        assert told.returncode == 0, told.stdout + told.stderr
 
-    def wait(self, ready: Callable[[], bool], what: str, names: Sequence[str] = ()) -> None:
-        """Until it is so; a process that ended meanwhile is shown."""
-        end = time.monotonic() + PATIENCE_S
+    def status(self) -> str:
+        """Of the latest run, in Flower's words."""
+        return str(json.loads(self.flwr("ls", "fed", "--format", "json").stdout)["runs"][0]["status"])
+
+    def run(self, settings: dict[str, Scalar], patience_s: float) -> str:
+        """A whole run; its status."""
+        self.start_run(settings)
+        self.wait(lambda: self.status().startswith("finished"), "the run's end", patience_s=patience_s)
+        return self.status()
+
+    def wait(self, ready: Callable[[], bool], what: str, patience_s: float = PATIENCE_S) -> None:
+        """Until it is so, or the test fails and shows what all processes said last."""
+        end = time.monotonic() + patience_s
         while not ready():
-            logs = "\n".join(f"{name}:\n{self.log(name)[-2000:]}" for name in names or self.processes)
+            logs = "\n".join(f"{name}:\n{self.log(name)[-2000:]}" for name in self.processes)
             assert time.monotonic() < end, f"{what} is not there\n{logs}"
             time.sleep(0.5)

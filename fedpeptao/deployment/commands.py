@@ -118,6 +118,7 @@ def _start(arguments: argparse.Namespace) -> int:
     except OSError as error:
         raise InputError("--state", str(state), f"it cannot be made ({error.strerror})", "Mend its rights") from error
     path = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)])  # for its children, too
+    os.umask(0o077)  # messages lie in the SuperLink's database, clients' states on a node
     os.environ.update({**environment(state), "PATH": path})
     os.execvp(command[0], command)
 
