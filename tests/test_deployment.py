@@ -53,7 +53,7 @@ def listening(federation: Deployed) -> list[int]:
     pids = {process.pid for name in federation.processes for process in started_with(federation.home(name))}
     sockets = psutil.net_connections("tcp")
     found = [one for one in sockets if one.pid in pids and one.status == psutil.CONN_LISTEN]
-    assert {one.laddr.ip for one in found} == {"127.0.0.1"}
+    assert {one.laddr.ip.removeprefix("::ffff:") for one in found} == {"127.0.0.1"}
     return [one.laddr.port for one in found]
 
 
