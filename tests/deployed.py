@@ -138,13 +138,13 @@ class Deployed:
     def run(self, settings: dict[str, Scalar], patience_s: float) -> str:
         """A whole run; its status."""
         self.start_run(settings)
-        self.wait(lambda: self.status().startswith("finished"), "the run's end", patience_s=patience_s)
+        self.wait(lambda: self.status().startswith("finished"), "the run's end", patience_s, pause_s=3.0)
         return self.status()
 
-    def wait(self, ready: Callable[[], bool], what: str, patience_s: float = PATIENCE_S) -> None:
+    def wait(self, ready: Callable[[], bool], what: str, patience_s: float = PATIENCE_S, pause_s: float = 0.5) -> None:
         """Until it is so, or the test fails and shows what all processes said last."""
         end = time.monotonic() + patience_s
         while not ready():
             logs = "\n".join(f"{name}:\n{self.log(name)[-2000:]}" for name in self.processes)
             assert time.monotonic() < end, f"{what} is not there\n{logs}"
-            time.sleep(0.5)
+            time.sleep(pause_s)
