@@ -174,11 +174,13 @@ def _check_free(folder: Path, names: Sequence[str]) -> None:
 
 
 def _write(path: Path, content: bytes, private: bool = False) -> Path:
-    """A new file, never readable by others where it is private, not even for the moment of its making."""
+    """A new file, never readable by others where it is private, not even for the moment of its making; else by all."""
+    mode = 0o600 if private else 0o644
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if private else 0o644)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(descriptor, mode)  # whatever the umask took
             file.write(content)
     except OSError as error:
         raise InputError(
