@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from flwr.app import Message
@@ -108,15 +108,20 @@ def agree_labels(settings: Settings, found: RollCall) -> tuple[str, ...]:
             f"clients also have {', '.join(strange[:5])}",
             "Add them, or leave it empty",
         )
-    test = resources.splits(settings).test
-    if test is not None and (strange := sorted(set(test["label"]) - set(labels))):
-        problem = f"it has labels that no client has: {', '.join(strange[:5])}"
-        raise InputError("test", settings.data.test, problem, "Remove those rows, or name all classes in labels")
     if len(labels) < 2 or len(set(labels)) < len(labels):
         raise InputError(
             "labels", ", ".join(labels), "at least two different ones are needed", "Check the data's labels"
         )
+    if settings.federation.own_data:  # one data set was checked as a whole
+        _check_test(settings, labels)
     return tuple(labels)
+
+
+def _check_test(settings: Settings, labels: Sequence[str]) -> None:
+    test = resources.splits(settings).test
+    if test is not None and (strange := sorted(set(test["label"]) - set(labels))):
+        problem = f"it has labels that no client has: {', '.join(strange[:5])}"
+        raise InputError("test", settings.data.test, problem, "Remove those rows, or name all classes in labels")
 
 
 def layer_scores(settings: Settings, found: RollCall) -> list[float] | None:
