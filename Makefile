@@ -11,16 +11,19 @@ GRIDS ?= tuning main rivals ablation
 ALGORITHM ?= fedpeptao
 BIN = $(VENV)/bin
 
-.PHONY: help demo ceiling compare test test-fast check format clean python venv-demo venv-dev
+.PHONY: help demo docker-demo ceiling compare test test-fast check format clean python venv-demo venv-dev
 
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | awk -F'\t' '{ printf "make %-10s %s\n", $$1, $$2 }'
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | awk -F'\t' '{ printf "make %-11s %s\n", $$1, $$2 }'
 	@echo
 	@echo "Settings:  make demo ARGS=\"--run-config 'rounds=3'\""
 	@echo "Variables: PYTHON=$(PYTHON) VENV=$(VENV) ALGORITHM=$(ALGORITHM) GRIDS=\"$(GRIDS)\""
 
 demo: venv-demo ## run FedPepTAO on the embedded data with the packaged model (ALGORITHM=fibecfed: that; ARGS: of fedpeptao run)
 	@exec $(BIN)/fedpeptao run . $(if $(filter-out fedpeptao,$(ALGORITHM)),--run-config methods/$(ALGORITHM).toml) $(ARGS)
+
+docker-demo: ## the same with a server and three nodes in containers, TLS and keys (variables: docker/demo.sh)
+	@exec docker/demo.sh
 
 ceiling: venv-demo ## train centrally with as many optimiser steps, for comparison (ARGS: of fedpeptao ceiling)
 	@exec $(BIN)/fedpeptao ceiling $(ARGS)

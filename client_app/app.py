@@ -16,6 +16,7 @@ from flwr.clientapp import ClientApp
 
 from client_app import checks, host
 from client_app.curvature import spectrum_of
+from client_app.discretion import discreet, reason
 from client_app.disk_store import open_store
 from client_app.start import travelling_layout
 from client_app.state import StateStore
@@ -24,6 +25,7 @@ from federation.channels import Channels, make_channels
 from federation.limits import check_size, most_bytes
 from federation.logs import LOG, about, event, kept_in
 from federation.messages import Ask, AskHeader, CurvatureReply, EvaluateReply, RollCallReply, TrainReply
+from federation.node_config import NodeConfig, parse_node_config
 from federation.run_paths import state_folder
 from federation.settings import Settings, parse
 
@@ -34,6 +36,7 @@ Reply = TypeVar("Reply")
 
 
 @app.query("roll_call")
+@discreet
 def roll_call(message: Message, context: Context) -> Message:
     """Who lives here, with how many examples, which labels and which scores."""
     settings = _settings(context)
@@ -41,6 +44,7 @@ def roll_call(message: Message, context: Context) -> Message:
     ask = records.decode_roll_call(message.content)
     with _logged("roll call", settings, context, run=ask.run):
         replies = _answers(
+            settings,
             _clients(settings, context),
             lambda client: host.roll_call(settings, client, ask.score),
             lambda client, why: RollCallReply(client, fault=why),
@@ -49,6 +53,7 @@ def roll_call(message: Message, context: Context) -> Message:
 
 
 @app.train()
+@discreet
 def train(message: Message, context: Context) -> Message:
     """A round of local training for each client the message names."""
     settings = _settings(context)
@@ -56,8 +61,8 @@ def train(message: Message, context: Context) -> Message:
     accepted = dict(zip(ask.clients, ask.accepted, strict=True))
     with _logged("training", settings, context, run=ask.run, round=ask.round):
         replies = _answers_together(
+            settings,
             ask.clients,
-            settings.local.clients_together,
             lambda group: host.train_together(settings, ask, group, accepted, store),
             lambda client: host.train(settings, ask, client, accepted[client], store),
             lambda client, why: TrainReply(client, ask.round, fault=why),
@@ -66,6 +71,7 @@ def train(message: Message, context: Context) -> Message:
 
 
 @app.evaluate()
+@discreet
 def evaluate(message: Message, context: Context) -> Message:
     """An evaluation of each client the message names, on its own shard."""
     settings = _settings(context)
@@ -73,6 +79,7 @@ def evaluate(message: Message, context: Context) -> Message:
     accepted = dict(zip(ask.clients, ask.accepted, strict=True))
     with _logged("evaluation", settings, context, run=ask.run, round=ask.round):
         replies = _answers(
+            settings,
             ask.clients,
             lambda client: host.evaluate(settings, ask, client, accepted[client], store),
             lambda client, why: EvaluateReply(client, ask.round, fault=why),
@@ -81,12 +88,14 @@ def evaluate(message: Message, context: Context) -> Message:
 
 
 @app.query("curvature")
+@discreet
 def curvature(message: Message, context: Context) -> Message:
     """The spectrum of each named client's Hessian at what the message holds."""
     settings = _settings(context)
     ask, _, _ = _open(message, settings, context)
     with _logged("curvature", settings, context, run=ask.run, round=ask.round):
         replies = _answers(
+            settings,
             ask.clients,
             lambda client: spectrum_of(settings, ask, client),
             lambda client, why: CurvatureReply(client, ask.round, fault=why),
@@ -98,22 +107,27 @@ def curvature(message: Message, context: Context) -> Message:
 def _logged(what: str, settings: Settings, context: Context, *, run: str, **fields: object) -> Iterator[None]:
     """Events of a message's work, in the node's own log beside its clients' states."""
     started = time.monotonic()
-    place = state_folder(settings, run, context.node_config).parent / LOG
-    with kept_in(place), about(run=run, node=context.node_config["partition-id"], **fields):
+    node = _node(context)
+    place = state_folder(settings, run, node).parent / LOG
+    with kept_in(place), about(run=run, node=node.partition_id, **fields):
         event(f"{what} begins")
         yield
         event(f"{what} ends", seconds=round(time.monotonic() - started, 3))
 
 
 def _settings(context: Context) -> Settings:
-    settings = parse(context.run_config)
+    settings = _node(context).settings(parse(context.run_config))
     resources.set_threads(settings)
     return settings
 
 
+def _node(context: Context) -> NodeConfig:
+    return parse_node_config(context.node_config)
+
+
 def _clients(settings: Settings, context: Context) -> list[int]:
-    node, nodes = int(context.node_config["partition-id"]), int(context.node_config["num-partitions"])
-    return host.clients_of_node(settings.federation.clients, node, nodes)
+    node = _node(context)
+    return host.clients_of_node(settings.federation.clients, node.partition_id, node.num_partitions)
 
 
 def _open(message: Message, settings: Settings, context: Context) -> tuple[Ask, Channels, StateStore]:
@@ -131,14 +145,16 @@ def _open(message: Message, settings: Settings, context: Context) -> tuple[Ask, 
 
 
 def _store(settings: Settings, header: AskHeader, context: Context) -> StateStore:
-    folder = state_folder(settings, header.run, context.node_config)
+    folder = state_folder(settings, header.run, _node(context))
     part = settings.run.state_disk_mb * 2**20 // max(1, len(_clients(settings, context)))
     return open_store(
         folder, header.run, host.fingerprint(settings, header.layers, header.labels), part, settings.run.checkpoints
     )
 
 
-def _answers(clients: Iterable[int], work: Callable[[int], Reply], failed: Callable[[int, str], Reply]) -> list[Reply]:
+def _answers(
+    settings: Settings, clients: Iterable[int], work: Callable[[int], Reply], failed: Callable[[int, str], Reply]
+) -> list[Reply]:
     """Each client's answer; one that raises answers with why, and the log has its traceback."""
     replies = []
     for client in clients:
@@ -150,19 +166,20 @@ def _answers(clients: Iterable[int], work: Callable[[int], Reply], failed: Calla
             except Exception as error:  # whatever it is, the other clients of this node must still answer
                 event("failed", logging.ERROR)
                 logger.exception("client %d failed", client)
-                replies.append(failed(client, f"{type(error).__name__}: {error}"))
+                replies.append(failed(client, reason(error, settings.federation.own_data)))
     return replies
 
 
 def _answers_together(
+    settings: Settings,
     clients: Sequence[int],
-    size: int,
     together: Callable[[Sequence[int]], list[Reply]],
     alone: Callable[[int], Reply],
     failed: Callable[[int, str], Reply],
 ) -> list[Reply]:
     """The same, so many at a time; in a group that raises each works alone, so that only the one at fault fails."""
     replies: list[Reply] = []
+    size = settings.local.clients_together
     for start in range(0, len(clients), size):
         group = clients[start : start + size]
         if len(group) > 1:
@@ -173,5 +190,5 @@ def _answers_together(
             except Exception:  # one by one it is known whose it was
                 event("failed together", logging.ERROR, clients=list(group))
                 logger.exception("clients %s failed together: each goes on alone", list(group))
-        replies += _answers(group, alone, failed)
+        replies += _answers(settings, group, alone, failed)
     return replies

@@ -50,7 +50,7 @@ def roll_call(settings: Settings, client: int, score: bool) -> RollCallReply:
         steps=settings.local.steps(len(train)),
         labels=sorted(set(train.labels)),
         commonest=list(validation.labels).count(commonest_label(settings, train.labels)),
-        data=resources.splits(settings).sha256,
+        data=resources.data_name(settings),
         scores=layer_scores(settings, client, train) if score else [],
     )
 

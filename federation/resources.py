@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from datasets import Dataset
 
-from data import partition
+from data import own, partition
 from data.batches import Encoded, encode
-from data.sources import Splits, load_splits, order_labels
+from data.readers import Columns
+from data.sources import DEFAULT, Splits, load_splits, order_labels
 from data.tasks import Task, load_task
 from federation import prompt_sources
 from federation.metrics import ACCURACY
@@ -98,14 +99,19 @@ def metric(settings: Settings) -> str:
 
 
 def splits(settings: Settings) -> Splits:
-    """The data set's rows."""
-    return _splits(settings.data, settings.federation.seed)
+    """The data set's rows; of nodes' own data a node's own (the server has a test set at most)."""
+    return _splits(settings.data, settings.federation.seed, settings.federation.own_data)
+
+
+def data_name(settings: Settings) -> str:
+    """What both ends have to hold alike: the hash of the common data set, or that there is none."""
+    return own.OWN_DATA if settings.federation.own_data else splits(settings).sha256
 
 
 def tokenised(settings: Settings) -> Tokenised:
     """The data set as token ids of the model's tokenizer."""
     words = tuple(label_words(settings).values())
-    return _tokenised(settings.data, settings.model, settings.federation.seed, words)
+    return _tokenised(settings.data, settings.model, settings.federation.seed, words, settings.federation.own_data)
 
 
 def encoded(settings: Settings, rows: Dataset) -> Encoded:
@@ -191,7 +197,9 @@ def _options(model: ModelSettings, loaded: Backbone) -> Options:
 
 
 @lru_cache(maxsize=1)
-def _splits(data: DataSettings, seed: int) -> Splits:
+def _splits(data: DataSettings, seed: int, own_data: bool) -> Splits:
+    if own_data:
+        return _own_splits(data, seed)
     return load_splits(
         data.dataset,
         task=_task(data.task),
@@ -209,9 +217,26 @@ def _splits(data: DataSettings, seed: int) -> Splits:
     )
 
 
+def _own_splits(data: DataSettings, seed: int) -> Splits:
+    """A node's where its own settings named a file; else the server's, which has no data set."""
+    task, columns = _task(data.task), Columns(data.text_column, data.text_pair_column, data.label_column, "")
+    if data.dataset == DEFAULT:
+        return own.read_server(data.test, task=task, columns=columns)
+    return own.read_node(
+        data.dataset,
+        data.validation,
+        task=task,
+        columns=columns,
+        validation_fraction=data.validation_fraction,
+        seed=seed,
+    )
+
+
 @lru_cache(maxsize=1)
-def _tokenised(data: DataSettings, model: ModelSettings, seed: int, words: tuple[str, ...]) -> Tokenised:
-    rows = _splits(data, seed)
+def _tokenised(
+    data: DataSettings, model: ModelSettings, seed: int, words: tuple[str, ...], own_data: bool
+) -> Tokenised:
+    rows = _splits(data, seed, own_data)
     train, validation, test = (
         None if part is None else _encoded(data, model, seed, words, part)
         for part in (rows.train, rows.validation, rows.test)
@@ -222,6 +247,8 @@ def _tokenised(data: DataSettings, model: ModelSettings, seed: int, words: tuple
 
 
 def _encoded(data: DataSettings, model: ModelSettings, seed: int, words: tuple[str, ...], rows: Dataset) -> Encoded:
+    if not len(rows):  # the server's, where nodes have their own: a tokenizer refuses no texts
+        return Encoded([], None, [], cut=0)
     loaded = _backbone(model, seed, words)
     positions = loaded.text_positions(model.positions_taken)
     return encode(
@@ -236,7 +263,10 @@ def _encoded(data: DataSettings, model: ModelSettings, seed: int, words: tuple[s
 
 @lru_cache(maxsize=1)
 def _shards(data: DataSettings, federation: FederationSettings) -> Shards:
-    rows = _splits(data, federation.seed)
+    rows = _splits(data, federation.seed, federation.own_data)
+    if federation.own_data:  # one client lives on a node, and has all that is there
+        train, validation = (np.arange(len(table)) for table in (rows.train, rows.validation))
+        return Shards([train] * federation.clients, [validation] * federation.clients)
     return Shards(
         *partition.partition(
             rows, clients=federation.clients, kind=federation.partition, alpha=federation.alpha, seed=federation.seed

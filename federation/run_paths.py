@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import platformdirs
 
 from federation.messages import MessageError
-from federation.settings import Scalar, Settings
+from federation.node_config import NodeConfig
+from federation.settings import Settings
 
 CLIENTS = "clients"
 """The folder of client states in a run's folder."""
@@ -20,7 +20,7 @@ def runs_folder(settings: Settings) -> Path:
     return Path(settings.run.runs_dir) if settings.run.runs_dir else platformdirs.user_data_path("fedpeptao") / "runs"
 
 
-def state_folder(settings: Settings, run: str, node_config: Mapping[str, Scalar]) -> Path:
+def state_folder(settings: Settings, run: str, node: NodeConfig) -> Path:
     """The folder of this node's clients' states in one run; the node's own `state-dir` goes before the run's setting.
 
     Raises:
@@ -28,5 +28,4 @@ def state_folder(settings: Settings, run: str, node_config: Mapping[str, Scalar]
     """
     if not run or "/" in run or "\0" in run or run in (".", "..") or len(run.encode()) > _LONGEST_NAME:
         raise MessageError(f"{run[:50]!r} is not a run's name")
-    own = node_config.get("state-dir")
-    return (Path(str(own)) if own else runs_folder(settings)) / run / CLIENTS
+    return (Path(node.state_dir) if node.state_dir else runs_folder(settings)) / run / CLIENTS

@@ -21,6 +21,8 @@ from fedpeptao.errors import InputError
 from models.technique_names import BY_LAYER, PROMPTS, TECHNIQUES
 
 Scalar = str | int | float | bool
+OWN = "own"
+"""The partition under which each client's examples are its node's own file."""
 Flat = Mapping[str, Scalar]
 ESTIMATORS = ("eigengap", "plateau")
 """Of the ratio (section 2.2 of docs/ALGORITHMS.md)."""
@@ -204,7 +206,7 @@ class FederationSettings:
     """Who takes part, and how the data lie on them."""
 
     clients: int = _whole(1)
-    partition: str = _choice("label-skew", "iid", "column")
+    partition: str = _choice("label-skew", "iid", "column", OWN)
     alpha: float = _above(0)
     clients_per_round: int = _whole(1)
     over_sampling: int = _whole(0)
@@ -216,6 +218,11 @@ class FederationSettings:
     message_limit_mb: int = _whole(0)
     rounds: int = _whole(0)
     seed: int = _whole(0)
+
+    @property
+    def own_data(self) -> bool:
+        """Whether each node has its own, and no data set is common to all."""
+        return self.partition == OWN
 
 
 @dataclass(frozen=True)
@@ -539,7 +546,11 @@ def _check_curriculum(s: Settings) -> None:
 
 
 def _check_partition(s: Settings) -> None:
-    """A column of the data is named exactly where it says whose a row is."""
+    """A column of the data is named exactly where it says whose a row is, a data set where it is common to all."""
+    for key, value in (("dataset", s.data.dataset), ("validation", s.data.validation)):
+        if s.federation.own_data and value not in ("stdlib-docs", ""):
+            problem = 'with partition = "own" each node names its own'
+            raise InputError(key, value, problem, "Leave it out; test may name a common test set on the server")
     column, by_column = s.data.partition_column, s.federation.partition == "column"
     if by_column and not column:
         raise InputError("partition-column", column, 'partition = "column" needs one', "Name a column of the data")

@@ -30,6 +30,9 @@ def federated_steps(settings: Settings) -> int:
     InputError without rounds.
     """
     federation = settings.federation
+    if federation.own_data:
+        problem = "what lies on nodes alone cannot be trained on in one place"
+        raise InputError("partition", federation.partition, problem, "Give a partition of one data set")
     if not federation.rounds:
         mend = "Give the rounds of the run that it is the ceiling of"
         raise InputError("rounds", 0, "a run without rounds has no steps to take centrally", mend)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedpeptao import __version__, results, run_config, states
 from fedpeptao.comparison.command import add_compare
+from fedpeptao.deployment import commands as deployment
 from fedpeptao.errors import InputError
 
 if TYPE_CHECKING:
@@ -70,6 +71,8 @@ def _parser() -> argparse.ArgumentParser:
         results.add_export,
         results.add_report,
         states.add_states,
+        deployment.add_keys,
+        deployment.add_start,
     ):
         add(subparsers)
     return parser
@@ -107,6 +110,9 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.resume:
         overrides = _resumed(arguments.resume, overrides)
     settings = run_config.check(folder, overrides)
+    if settings.federation.own_data:
+        problem = "the nodes of a simulation have no data of their own"
+        raise InputError("partition", settings.federation.partition, problem, "Run it on real machines with flwr run")
     nodes = min(settings.federation.clients, _MOST_NODES) if arguments.nodes is None else arguments.nodes
     _check_resources(nodes, arguments.cpus_per_client, arguments.gpus_per_client)
     from fedpeptao import launch

@@ -150,6 +150,8 @@ def _own_examples(model: LoadedModel) -> tuple[Encoded, str]:
     from federation import resources
 
     settings = model.saved.settings
+    if settings.federation.own_data and model.client is not None:
+        raise InputError("--client", model.client, "its examples are its node's own", "Give --data, on that node")
     known = (model.saved.facts.get("data") or {}).get("sha256")
     if known not in (None, resources.splits(settings).sha256):
         _say([f"{settings.data.dataset} is not what it was in the run: figures may differ from the run's"])

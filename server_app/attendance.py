@@ -203,7 +203,7 @@ class Attendance:
         """Why a client may not take part; "" if it may."""
         if reply.fault:
             return reply.fault
-        if reply.data != resources.splits(self._settings).sha256:
+        if reply.data != resources.data_name(self._settings):
             return "it holds another version of the data set than the server"
         labels = self.labels or self._settings.data.named_labels
         if labels and (strange := sorted(set(reply.labels) - set(labels))):

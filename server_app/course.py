@@ -225,8 +225,8 @@ def _counts(evaluation: Evaluation) -> dict[str, int | float]:
 
 
 def _check_data(settings: Settings, found: RollCall) -> None:
-    """Clients of a simulation hold parts of the server's own data set."""
-    own = resources.splits(settings).sha256
+    """Clients hold parts of the server's own data set, or all of them data of their own."""
+    own = resources.data_name(settings)
     strange = [client for client, reply in sorted(found.replies.items()) if reply.data != own]
     if strange:
         raise InputError(

@@ -55,7 +55,9 @@ def estimate(grid: RecordingGrid, settings: Settings, strategy: PromptStrategy, 
         RunError: no client could answer.
     """
     history = folder.history()
-    cache = folder.path.parent / CACHE / f"{cache_key(settings.flat(), _facts(settings), history)}.json"
+    cache = (
+        folder.path.parent / CACHE / f"{cache_key(settings.flat(), _facts(settings, folder.path.name), history)}.json"
+    )
     figures = _cached(cache)
     if figures is None:
         figures = _ask(grid, settings, strategy)
@@ -137,12 +139,13 @@ def _asked_and_lost(line: Mapping[str, Any]) -> list[Any]:
     return [list(line.get(key) or ()) for key in ("clients", "failed", "missing", "left_out")]
 
 
-def _facts(settings: Settings) -> dict[str, str]:
+def _facts(settings: Settings, run: str) -> dict[str, str]:
+    """Of nodes' own data nobody knows whether another run had the same: then an estimate is good for its run alone."""
     return {
         "fedpeptao": __version__,
         "torch": str(torch.__version__),
         "model": resources.backbone(settings).fingerprint,
-        "data": resources.splits(settings).sha256,
+        "data": f"of {run}" if settings.federation.own_data else resources.splits(settings).sha256,
     }
 
 

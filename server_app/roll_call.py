@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from flwr.app import Message
@@ -24,6 +24,9 @@ from fedpeptao.errors import InputError, RunError
 from server_app.progress import with_progress
 from strategies.roster import Cohort
 from strategies.selection import best_layers, layer_count, mean_scores
+
+MOST_OWN = 10**8
+"""Examples of a node's own that are believed: far above any, and far below what sums and seconds would suffer from."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,16 @@ def agree_labels(settings: Settings, found: RollCall) -> tuple[str, ...]:
         raise InputError(
             "labels", ", ".join(labels), "at least two different ones are needed", "Check the data's labels"
         )
+    if settings.federation.own_data:  # one data set was checked as a whole
+        _check_test(settings, labels)
     return tuple(labels)
+
+
+def _check_test(settings: Settings, labels: Sequence[str]) -> None:
+    test = resources.splits(settings).test
+    if test is not None and (strange := sorted(set(test["label"]) - set(labels))):
+        problem = f"it has labels that no client has: {', '.join(strange[:5])}"
+        raise InputError("test", settings.data.test, problem, "Remove those rows, or name all classes in labels")
 
 
 def layer_scores(settings: Settings, found: RollCall) -> list[float] | None:
@@ -183,7 +195,7 @@ def read(exchange: Exchange, settings: Settings) -> list[RollCallReply]:
 
 
 def _check_numbers(reply: RollCallReply, settings: Settings) -> None:
-    """What a client says of itself is possible: parts of the server's own data set, K_i by the settings.
+    """What a client says of itself is possible: parts of the server's own data set, if there is one; K_i by the settings.
 
     Raises:
         MessageError: it is not.
@@ -192,16 +204,22 @@ def _check_numbers(reply: RollCallReply, settings: Settings) -> None:
         raise MessageError(f"there is no client {reply.client}")
     if reply.fault:
         return
-    data = resources.splits(settings)
-    if not (1 <= reply.examples <= len(data.train) and 0 <= reply.validation_examples <= len(data.validation)):
+    most = _most_examples(settings)
+    if not (1 <= reply.examples <= most[0] and 0 <= reply.validation_examples <= most[1]):
         has = f"{reply.examples} training and {reply.validation_examples} evaluation examples"
-        raise MessageError(
-            f"client {reply.client} has {has}, the data set {len(data.train)} and {len(data.validation)}"
-        )
+        raise MessageError(f"client {reply.client} has {has}, the data set {most[0]} and {most[1]}")
     if reply.steps != (agreed := settings.local.steps(reply.examples)):
         raise MessageError(f"client {reply.client} takes {reply.steps} steps a round, by the settings {agreed}")
     if not all(map(math.isfinite, reply.scores)):
         raise MessageError(f"client {reply.client} has layer scores that are not finite")
+
+
+def _most_examples(settings: Settings) -> tuple[int, int]:
+    """Of training and of evaluation, that a client can have; of nodes' own data nobody else knows how many there are."""
+    if settings.federation.own_data:
+        return MOST_OWN, MOST_OWN
+    data = resources.splits(settings)
+    return len(data.train), len(data.validation)
 
 
 def _check(found: RollCall, settings: Settings) -> None:

@@ -259,7 +259,7 @@ def test_a_damaged_file_is_ignored_and_written_again(flat: Flat, damage: str, sh
     one, _ = questions(flat)
     (path,) = (one.folder.parent / ".curvature").iterdir()
     text = path.read_text(encoding="utf8")
-    assert path.stem == cache_key(one.settings.flat(), ratio_phase._facts(one.settings), one.lines[:3])
+    assert path.stem == cache_key(one.settings.flat(), ratio_phase._facts(one.settings, ""), one.lines[:3])
     damaged = {
         "torn": text[: len(text) // 2],
         "empty": "",
@@ -300,7 +300,7 @@ def test_every_setting_is_in_the_key_but_for_those_without_influence(flat: Flat)
     assert cache_key(flat, {"model": "n"}, history) != key
     assert cache_key(flat, facts, history[:1]) != key
     assert cache_key(flat, facts, [{**history[0], "clients": [2]}, history[1]]) != key
-    assert set(ratio_phase._facts(parse(flat))) == {"fedpeptao", "torch", "model", "data"}
+    assert set(ratio_phase._facts(parse(flat), "")) == {"fedpeptao", "torch", "model", "data"}
 
 
 # -- bad input ---------------------------------------------------------------------------------------------

@@ -1,0 +1,90 @@
+"""What a node is told by whoever operates it, and by no message: who lives on it, where its data and states lie, its device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+from federation.settings import Scalar, Settings
+from fedpeptao.errors import InputError
+
+_PLACE = "node-config"
+
+
+@dataclass(frozen=True)
+class NodeConfig:
+    """A node's own settings; Flower hands them to the application as `node_config`.
+
+    Attributes:
+        partition_id: k; client i lives on node i mod num_partitions.
+        num_partitions: how many nodes there are.
+        state_dir: absolute folder of its clients' states; "": beside the run's results.
+        data: absolute path of its own examples, used where the run says partition = "own"; "": none.
+        validation: absolute path of its own evaluation examples; "": split from data.
+        device: in place of the run's; "": as the run says.
+    """
+
+    partition_id: int
+    num_partitions: int
+    state_dir: str = ""
+    data: str = ""
+    validation: str = ""
+    device: str = ""
+
+    def flat(self) -> dict[str, Scalar]:
+        """As Flower's node-config: kebab-case keys, without those that are not set."""
+        values = {f.name.replace("_", "-"): getattr(self, f.name) for f in fields(self)}
+        return {key: value for key, value in values.items() if value != ""}
+
+    def settings(self, run: Settings) -> Settings:
+        """A run's settings as they are on this node.
+
+        Raises:
+            InputError: the run is over nodes' own data, and this one has none, or more than one client for it.
+        """
+        if self.device:
+            run = replace(run, model=replace(run.model, device=self.device))
+        if not run.federation.own_data:
+            return run
+        if not self.data:
+            raise InputError(_PLACE, "", 'this node has no data, and the run says partition = "own"', "Set data on it")
+        if self.num_partitions < run.federation.clients:
+            problem = f"with clients = {run.federation.clients} several live here, and its own data are one client's"
+            raise InputError("num-partitions", self.num_partitions, problem, "Set it to the number of clients")
+        return replace(run, data=replace(run.data, dataset=self.data, validation=self.validation, test=""))
+
+
+def parse_node_config(given: Mapping[str, Scalar]) -> NodeConfig:
+    """From Flower's node-config.
+
+    Raises:
+        InputError: a key that is none, a value that cannot be, or a file that is not there.
+    """
+    names = {f.name.replace("_", "-"): f.name for f in fields(NodeConfig)}
+    if unknown := sorted(given.keys() - names.keys()):
+        raise InputError(
+            _PLACE, unknown[0], "there is no such setting of a node", f"Its settings are {', '.join(names)}"
+        )
+    for key in ("partition-id", "num-partitions"):
+        value = given.get(key)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise InputError(key, value, "a node needs a whole number here", "Set it in --node-config")
+    node = NodeConfig(**{names[key]: value for key, value in given.items()})  # type: ignore[arg-type]
+    if node.partition_id >= node.num_partitions:
+        problem = f"with num-partitions = {node.num_partitions} they go from 0 to {node.num_partitions - 1}"
+        raise InputError("partition-id", node.partition_id, problem, "Give each node one of its own")
+    _check_paths(given)
+    return node
+
+
+def _check_paths(given: Mapping[str, Scalar]) -> None:
+    for key in ("state-dir", "data", "validation", "device"):
+        if not isinstance(given.get(key, ""), str):
+            raise InputError(key, given[key], "it has to be a text", f'Write {key}="..." in --node-config')
+    for key in ("state-dir", "data", "validation"):
+        path = str(given.get(key, ""))
+        if path and not Path(path).is_absolute():
+            raise InputError(key, path, "it has to be an absolute path", "Begin it with /")
+        if path and key != "state-dir" and not Path(path).is_file():
+            raise InputError(key, path, "there is no such file on this node", "Mend the path in --node-config")
