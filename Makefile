@@ -11,10 +11,10 @@ GRIDS ?= tuning main rivals ablation
 ALGORITHM ?= fedpeptao
 BIN = $(VENV)/bin
 
-.PHONY: help demo docker-demo ceiling compare test test-fast check format clean python venv-demo venv-dev
+.PHONY: help demo docker-demo ceiling compare test test-deployment test-fast check format clean python venv-demo venv-dev
 
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | awk -F'\t' '{ printf "make %-11s %s\n", $$1, $$2 }'
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | awk -F'\t' '{ printf "make %-15s %s\n", $$1, $$2 }'
 	@echo
 	@echo "Settings:  make demo ARGS=\"--run-config 'rounds=3'\""
 	@echo "Variables: PYTHON=$(PYTHON) VENV=$(VENV) ALGORITHM=$(ALGORITHM) GRIDS=\"$(GRIDS)\""
@@ -31,8 +31,11 @@ ceiling: venv-demo ## train centrally with as many optimiser steps, for comparis
 compare: venv-demo ## run the grids of docs/RESULTS.md and make its tables (GRIDS; ARGS: of fedpeptao compare)
 	@failed=0; for grid in $(GRIDS); do $(BIN)/fedpeptao compare results/compare/$$grid.yaml $(ARGS) || failed=1; done; exit $$failed
 
-test: venv-dev ## all tests (ARGS: of pytest)
+test: venv-dev ## all tests but those of test-deployment (ARGS: of pytest)
 	@exec $(BIN)/python -m pytest $(ARGS)
+
+test-deployment: venv-dev ## faults of real processes, with TLS and keys: some minutes (ARGS: of pytest)
+	@exec $(BIN)/python -m pytest -m machines $(ARGS) tests/test_deployment.py tests/test_deployment_faults.py
 
 test-fast: venv-dev ## the tests that start neither Ray nor servers and take no minutes (ARGS: of pytest)
 	@exec $(BIN)/python -m pytest -m "not slow" $(ARGS)

@@ -88,6 +88,7 @@ def test_a_deployed_run_is_the_run_in_this_process_and_no_port_speaks_plaintext(
     assert list(states.rglob("*.safetensors")), "each node keeps its clients' states in a folder of its own"
 
 
+@pytest.mark.machines
 def test_nodes_train_on_files_of_their_own_and_a_killed_one_costs_no_bit(federation: Deployed, tmp_path: Path) -> None:
     """SIGKILL in round 2; the round waits for its quorum, the node comes back and goes on from its accepted state."""
     rows = examples(90)

@@ -15,7 +15,7 @@ from fedpeptao.deployment import certificates
 from fedpeptao.processes import end_all, free_port
 from tests.deployed import Deployed
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_plots")]
+pytestmark = [pytest.mark.slow, pytest.mark.machines, pytest.mark.usefixtures("no_plots")]
 REFUSED_WITHIN_S = 60.0
 
 
