@@ -58,11 +58,20 @@ class Recorder:
 
 
 def receivers(folder: Path) -> dict[str, tuple[bytes, Receiver]]:
-    """Kind of message -> one that a run sent, and what its receiver makes of such a one: "taken", or "refused: why"."""
+    """Kind of message -> one that a run sent, and what its receiver makes of such a one: "taken", or "refused: why".
+
+    Of a run in float32, and of one in int8, whose arrays travel in a Huffman code.
+    """
+    whole, coded = (_receivers(folder, precision) for precision in ("float32", "int8"))
+    return whole | {f"{kind}, int8": end for kind, end in coded.items() if "roll call" not in kind}
+
+
+def _receivers(folder: Path, precision: str) -> dict[str, tuple[bytes, Receiver]]:
     rows = [{"text": f"{word} {number}", "label": word} for number in range(40) for word in ("red", "dog")]
     data = folder / "texts.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf8")
-    flat = {**defaults(), **SMALL, "dataset": str(data), "runs-dir": str(folder / "runs"), "run-name": "run"}
+    flat = {**defaults(), **SMALL, "dataset": str(data), "runs-dir": str(folder / "runs"), "run-name": precision}
+    flat["precision"] = precision
     recorder, settings = Recorder(), parse(flat)
     summary = run(InProcessGrid(recorder, flat, 1), settings)
     ends: dict[str, tuple[bytes, Receiver]] = {
