@@ -31,7 +31,7 @@ def first(cases: int) -> Callable[[int], bool]:
 
 
 def test_every_kind_of_message_is_taken_as_it_was_sent(ends: Ends) -> None:
-    assert len(ends) == 8
+    assert len(ends) == 8 + 6  # those with arrays in int8 too
     for real, receive in ends.values():
         assert receive(fuzz_ends.parsed(real)) == "taken"
 
