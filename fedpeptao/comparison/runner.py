@@ -5,8 +5,10 @@ The processes are forked from one that has imported the heavy packages and has n
 
 from __future__ import annotations
 
+import io
 import multiprocessing as mp
 import os
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -83,6 +85,9 @@ def _child(work: Callable[[Cell], None], cell: Cell, log: Path) -> None:
     with log.open("w", encoding="utf8") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+    for stream in (sys.stdout, sys.stderr):  # or what was printed would come behind the reason of a failure
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(line_buffering=True)
     work(cell)
 
 
