@@ -5,14 +5,13 @@
 
 Some rounds of the default method in float32; of the last, x, c and each client's Delta_i are rounded, by lot, with blocks of
 different sizes, and with two kinds of scale: 2^k in one byte, and max |v| / 127 in four. Error: norm of what is lost to norm of
-what there was. Squeezed: what a Huffman code (zlib) would make of the bytes.
+what there was. Squeezed: what the Huffman code of what travels makes of the bytes.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from federation import records, resources
 from federation.codec import BLOCK, Int8Codec
 from federation.grids import InProcessGrid, exchanges
 from federation.settings import defaults, parse
+from federation.squeezing import squeeze
 from models.layout import Layout
 from server_app import roll_call
 from server_app.assembly import Assembly
@@ -76,9 +76,9 @@ def _figures(layout: Layout, what: str, rows: list[Tensor], size: int) -> Row:
         parts = [part.to(torch.float32) for part in layout.unflatten(row).values()]
         lost.append(_error(parts, [codec.rounded(part, rng) for part in parts]))
         lost_float.append(_error(parts, [_float_scaled(part, size, rng) for part in parts]))
-        arrays = [codec.encode(codec.rounded(part, rng)).tobytes() for part in parts]
-        encoded += sum(map(len, arrays))
-        squeezed += sum(len(_huffman(array)) for array in arrays)
+        arrays = [codec.encode(codec.rounded(part, rng)) for part in parts]
+        encoded += sum(array.nbytes for array in arrays)
+        squeezed += sum(squeeze(array).nbytes for array in arrays)
     scales = sum(-(-entry.size // size) for entry in layout.entries)
     return {
         "what": what,
@@ -107,11 +107,6 @@ def _float_scaled(values: Tensor, size: int, rng: np.random.Generator) -> Tensor
 def _error(exact: list[Tensor], seen: list[Tensor]) -> float:
     a, b = (torch.cat([part.reshape(-1).double() for part in parts]) for parts in (exact, seen))
     return float((a - b).norm() / a.norm())
-
-
-def _huffman(data: bytes) -> bytes:
-    coder = zlib.compressobj(level=9, wbits=-15, strategy=zlib.Z_HUFFMAN_ONLY)
-    return coder.compress(data) + coder.flush()
 
 
 def _table(figures: list[Mapping[str, Any]]) -> str:

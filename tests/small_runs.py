@@ -15,9 +15,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from client_app.app import app
-from federation import resources
+from federation import evaluation, resources
 from federation.grids import ClientCall, InProcessGrid
 from federation.settings import Scalar, Settings, defaults, parse
+from fedpeptao.loaded import open_model
 from models.layout import Layout
 from models.tuned_model import TunedModel
 from server_app.run import run
@@ -168,3 +169,16 @@ def shared_row(ran: Ran, model: TunedModel) -> Tensor:
 def equal(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
     """The same names and bits."""
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def opens_again(ran: Ran) -> None:
+    """From the folder, and from an export of it, the run's own scores."""
+    rows = resources.splits(ran.settings).test
+    assert rows is not None
+    loaded = open_model(ran.folder)
+    scores = loaded.logits(list(rows["text"]))
+    wanted = evaluation.targets(loaded.encode(list(rows["text"]), labels=list(rows["label"])), loaded.labels)
+    found = float(loaded.model.loss_of(scores, wanted))
+    assert abs(found - ran.summary["final"]["global_loss"]) <= 1e-5
+    loaded.save(ran.folder / "out")
+    assert torch.equal(open_model(ran.folder / "out").logits(list(rows["text"])), scores)

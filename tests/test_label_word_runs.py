@@ -12,10 +12,9 @@ from federation import evaluation, resources
 from federation.settings import parse
 from fedpeptao import ceiling
 from fedpeptao.errors import InputError
-from fedpeptao.loaded import open_model
 from models import recompute
 from models.export import load_parameters
-from tests.small_runs import Flat, Ran, Watched, go, model_of
+from tests.small_runs import Flat, Ran, Watched, go, model_of, opens_again
 
 MakeFlat = Callable[..., Flat]
 WORDS = {"animals": "pets", "colours": "paints", "verbs": "deeds"}
@@ -56,7 +55,7 @@ def test_a_run_tunes_and_sends_prompts_alone(
     assert not any("head, down" in line or "head, up" in line for line in shown)
     assert any("prompts of 1 selected layers, down" in line for line in shown)
     _reproduces(ran, model)
-    _opens_again(ran)
+    opens_again(ran)
 
 
 def test_a_prior_of_labels_needs_a_loss_over_them(make_flat: MakeFlat) -> None:
@@ -64,6 +63,15 @@ def test_a_prior_of_labels_needs_a_loss_over_them(make_flat: MakeFlat) -> None:
     with pytest.raises(InputError, match=r'label-prior.*label-loss to "label-words"'):
         go(flat)
     assert go({**flat, "label-loss": "label-words"}).summary["status"] == "completed"
+
+
+@pytest.mark.parametrize(("loss", "adds"), [("vocabulary", False), ("label-words", True)])
+def test_left_alone_a_prior_goes_with_a_loss_over_labels(make_flat: MakeFlat, loss: str, adds: bool) -> None:
+    settings = parse(make_flat(model="random:roberta", label_prior="auto", label_loss=loss))
+    assert resources.adds_prior(settings) is adds
+    assert resources.adds_prior(
+        parse(make_flat(model="random:bert", head="linear", label_prior="auto", label_loss=loss))
+    )
 
 
 def _reproduces(ran: Ran, model: str) -> None:
@@ -79,19 +87,6 @@ def _reproduces(ran: Ran, model: str) -> None:
     counts = evaluation.count(tuned, test, sorted(WORDS), 32)
     assert counts.loss == pytest.approx(ran.summary["final"]["global_loss"], rel=1e-9)
     assert counts.accuracy == ran.summary["final"]["global_accuracy"]
-
-
-def _opens_again(ran: Ran) -> None:
-    """From the folder, and from an export of it, the run's own scores."""
-    rows = resources.splits(ran.settings).test
-    assert rows is not None
-    loaded = open_model(ran.folder)
-    scores = loaded.logits(list(rows["text"]))
-    wanted = evaluation.targets(loaded.encode(list(rows["text"]), labels=list(rows["label"])), loaded.labels)
-    found = float(loaded.model.loss_of(scores, wanted))
-    assert found == pytest.approx(ran.summary["final"]["global_loss"], abs=1e-5)
-    loaded.save(ran.folder / "out")
-    assert torch.equal(open_model(ran.folder / "out").logits(list(rows["text"])), scores)
 
 
 def model_of_words(ran: Ran) -> Any:
@@ -117,7 +112,7 @@ def test_the_second_method_has_no_head_either(make_flat: MakeFlat, model: str) -
     assert names_in(watched) == set(ran.parameters)
     assert {tuple(name.split(".")[:2]) for name in ran.parameters} == {("lora", str(*ran.layers))}
     _reproduces(ran, model)
-    _opens_again(ran)
+    opens_again(ran)
 
 
 @pytest.mark.parametrize("model", FAMILIES)
