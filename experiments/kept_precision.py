@@ -2,8 +2,8 @@
 
     python -m experiments.kept_precision [--model all-MiniLM-L6-v2] [--examples 96]
 
-The upper third of the layers prompted, the embedded data, a linear head, initial values of the demo. Against a forward pass that keeps
-nothing: the largest difference of a state to the largest state, of a batch's loss in nats, and the norm of the difference of a batch's
+The upper third of the layers prompted, the embedded data, a linear head, initial values of the demo. Against a pass that keeps
+nothing: the largest difference of a state to the largest state, of a loss in nats, and the norm of the difference of a batch's
 gradient to the gradient's norm.
 """
 

@@ -24,6 +24,8 @@ from tests.small_runs import Flat, Ran, examples, small, write_jsonl
 
 VICTIM, ROUND, ROUNDS = 2, 2, 4
 """The client that something happens to, the round in which it does, and how many rounds there are."""
+DEADLINE_S = 5.0
+"""Of a round that waits in vain: time enough for all others on a machine that is busy."""
 
 
 Strike = Callable[["Stage"], None]

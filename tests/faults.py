@@ -36,7 +36,7 @@ from strategies.fedpeptao import FedPepTAO
 from strategies.shell import PromptStrategy
 from tests import faults_coming, faults_messages
 from tests.coming import AGAIN, FIRST
-from tests.fault_stage import ROUND, VICTIM, DeathError, FullDisk, Stage, Strike, harmed, harms, same_end
+from tests.fault_stage import DEADLINE_S, ROUND, VICTIM, DeathError, FullDisk, Stage, Strike, harmed, harms, same_end
 
 PAGE = RESULTS.parent / "docs" / "FAULTS.md"
 NOTHING, ITS_ROUND, ITS_PART = "nothing", "the work of the round it died in", "that client's part of that round"
@@ -469,7 +469,7 @@ def page(rows: list[dict[str, Any]], made: dict[str, Any]) -> str:
         "Each row is done on purpose in a small run (5 clients, 4 rounds, a random two-layer model, the in-process grid),",
         "and is a test (`tests/test_faults.py`). *The same bits* are those of a run without the fault: shared parameters,",
         "every client's model, every round's figures. Seconds are what the fault cost there: the time of all parts less that",
-        "of the run without it (tenths are noise); where a deadline is waited for, it is 1.5 s.",
+        f"of the run without it (tenths are noise); where a deadline is waited for, it is {DEADLINE_S:g} s.",
         f"Made by `python -m tests.faults` on {made['cpu']}; raw: [results/faults.json](../results/faults.json).",
         "What an operator does: [RECOVERY.md](RECOVERY.md).",
         "",

@@ -12,7 +12,7 @@ from flwr.app import Context, Message
 from client_app.app import app
 from strategies.fedpeptao import FedPepTAO
 from strategies.shell import PromptStrategy
-from tests.fault_stage import ROUND, VICTIM, Shuffled, Stage, Strike, harms, same_end
+from tests.fault_stage import DEADLINE_S, ROUND, VICTIM, Shuffled, Stage, Strike, harms, same_end
 
 
 def in_every_order(stage: Stage) -> None:
@@ -92,7 +92,7 @@ class Impostor(Shuffled):
 
 def in_anothers_name(stage: Stage) -> None:
     """The other client's own reply counts, and the round ends as if the victim had said nothing."""
-    other, flat = 4, stage.flat(round_timeout_s=1.5)
+    other, flat = 4, stage.flat(round_timeout_s=DEADLINE_S)
     ran = stage.go(flat, Impostor(flat, other))
     line = ran.lines[ROUND]
     assert (line["dropped"], line["missing"], line["accepted"]) == ({str(other): 1}, [VICTIM], 4)
@@ -104,7 +104,7 @@ def unanswered(answered: bool) -> Strike:
     """The round closes at its deadline without it."""
 
     def strike(stage: Stage) -> None:
-        flat = stage.flat(round_timeout_s=1.5)
+        flat = stage.flat(round_timeout_s=DEADLINE_S)
         ran = stage.go(flat, Deaf(flat, answered))
         assert ran.lines[ROUND]["missing"] == [VICTIM]
         assert [line["accepted"] for line in ran.lines[1:]] == [5, 4, 5, 5]
