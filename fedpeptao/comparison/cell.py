@@ -70,19 +70,24 @@ def run_cell(cell: Cell) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         told = {**located(cell.settings), "runs-dir": scratch, "run-name": "cell"}
         folder, why = Path(scratch) / "cell", None
+        began, spent = time.perf_counter(), time.process_time()
         try:
             run(InProcessGrid(watch, told, nodes=int(told["clients"])), parse(told))
         except RunError as error:
             why = str(error).replace(scratch, "..")
+        share = min(1.0, (time.process_time() - spent) / (time.perf_counter() - began))
         summary, facts = read_summary(folder), read_json(folder / FACTS)
-        points = evaluations(read_history(folder), metric_of(summary), watch)
+        points = evaluations(read_history(folder), metric_of(summary), watch, share)
     write_raw(cell.path, Result(_made(cell, summary, facts), points, _end(summary, why)))
     if why is not None:
         raise RunError(why)
 
 
-def evaluations(lines: list[Line], metric: str, watch: Stopwatch) -> tuple[Point, ...]:
-    """The lines of metrics.jsonl that hold an evaluation over all clients; sums are over all lines."""
+def evaluations(lines: list[Line], metric: str, watch: Stopwatch, share: float = 1.0) -> tuple[Point, ...]:
+    """The lines of metrics.jsonl that hold an evaluation over all clients; sums are over all lines.
+
+    share: of a core that this process had, by which its seconds are cut down to those of a core of its own.
+    """
     sums = {key: list(accumulate(line[key] or 0 for line in lines)) for key in ("down_bytes", "up_bytes", "seconds")}
     evaluation = list(accumulate(line["evaluation_bytes"] or 0 for line in lines))
     beside = list(accumulate(side_by_side(line["seconds"] or 0.0, watch.seconds[line["round"]]) for line in lines))
@@ -96,8 +101,8 @@ def evaluations(lines: list[Line], metric: str, watch: Stopwatch) -> tuple[Point
             down=sums["down_bytes"][place],
             up=sums["up_bytes"][place],
             evaluation=evaluation[place],
-            seconds=round(sums["seconds"][place], 3),
-            side_by_side=round(beside[place], 3),
+            seconds=round(share * sums["seconds"][place], 3),
+            side_by_side=round(share * beside[place], 3),
             train_loss=line["train_loss"],
         )
         for place, line in enumerate(lines)

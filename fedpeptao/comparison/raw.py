@@ -33,7 +33,8 @@ class Point:
         global_test: the shared model on the common test set; None without one.
         down, up: bytes of training messages so far.
         evaluation: bytes of evaluations over all clients so far.
-        seconds: of training so far, wall clock, with clients one after the other; None where it was not measured.
+        seconds: of training so far, with clients one after the other: wall clock, times the share of a core that the process
+            had (cells run side by side); None where it was not measured.
         side_by_side: of training so far, had each round's clients run side by side: the slowest one, and the server.
         train_loss: mean of the round's clients; None in round 0.
     """

@@ -68,6 +68,8 @@ def test_sums_are_over_all_rounds_and_evaluations_stand_apart() -> None:
     (point,) = evaluations(lines, "f1", watch)
     assert (point.round, point.personalised, point.down, point.up, point.evaluation) == (2, 0.7, 20, 11, 100)
     assert (point.seconds, point.side_by_side, point.train_loss) == (10.0, 9.0, 2.0)
+    (half,) = evaluations(lines, "f1", watch, share=0.5)
+    assert (half.seconds, half.side_by_side) == (5.0, 4.5)
 
 
 @pytest.mark.usefixtures("no_plots")
