@@ -174,6 +174,7 @@ BAD: list[tuple[str, Scalar, str]] = [
     ("autocast", "float32", "none, bfloat16, float16"),
     ("quantisation", "int2", "none, int8, int4"),
     ("gradient-checkpointing", 1, "true or false"),
+    ("unpadding", "auto", "true or false"),
     ("partition", "Label-skew", "label-skew, iid"),
     ("score-order", "best", "highest, lowest, random"),
     ("unselected-prompts", "", "local, none"),
@@ -320,7 +321,7 @@ TOGETHER: list[tuple[dict[str, Scalar], str, str]] = [
     (
         {"variant": "released"},
         "variant",
-        r'drift-correction = "device" excludes.*drift-correction = "none", server-optimizer = "none", restart-moments = false',
+        r'drift-correction = "server" excludes.*drift-correction = "none", server-optimizer = "none", restart-moments = false',
     ),
     ({**RELEASED, "variant": "released-aliased", "step-normalised": True}, "variant", r"Set step-normalised = false"),
     (
