@@ -18,6 +18,7 @@ from torch import Tensor
 from client_app.batching import stacked, whole_epochs
 from client_app.layer_scores import layer_scores
 from client_app.local_update import SGD, Adam, DeviceOptimizer, LocalResult, Moments, Pull, SharedAdam, local_update
+from client_app.slower import Slower
 from client_app.sparse import Sparse
 from client_app.start import Start, shard_of, start, travelling, travelling_layout
 from client_app.state import DITTO, LOG_PRIOR, ClientState, StateStore
@@ -124,7 +125,7 @@ def train_together(
             torch.stack([one.row for one in begun]).to(device),
             stacked([one.batches for one in work], shards),
             losses,
-            Sparse(optimizer, places, layout.size) if places else optimizer,
+            _in_part(settings, optimizer, places, first),
             d,
             blocks if shared_moments else (),
             _pull(settings, ask, first.shared),
@@ -275,6 +276,15 @@ def _moving_alone(settings: Settings, begun: Sequence[Start], optimizer: DeviceO
     if places is None:
         return optimizer
     return Sparse(optimizer, [places.to(begun[0].model.backbone.device)] * len(begun), layout.size)
+
+
+def _in_part(
+    settings: Settings, optimizer: DeviceOptimizer, places: Sequence[Tensor], begun: Start
+) -> DeviceOptimizer:
+    """The optimiser on some places alone, where there are any; what stays here takes its own length of steps."""
+    part = Sparse(optimizer, places, begun.layout.size) if places else optimizer
+    factor = settings.local.own_learning_rate
+    return part if factor == 1.0 else Slower(part, begun.shared, factor)
 
 
 def _pull(settings: Settings, ask: Ask, shared: int) -> Pull | None:

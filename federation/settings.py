@@ -256,6 +256,7 @@ class LocalSettings:
     local_epochs: int = _whole(1)
     batch_size: int = _whole(1)
     learning_rate: float = _above(0)
+    own_learning_rate: float = _at_least(0)
     device_optimizer: str = _choice("adam", "sgd")
     device_momentum: float = _setting("a number from 0 to below 1", lambda v: 0 <= v < 1)
     device_second_moment: str = _choice("local", "shared")
