@@ -36,6 +36,7 @@ SMALL: Flat = {
         "drift-correction": "device",
         "label-prior": "none",
         "learning-rate": 0.01,
+        "own-learning-rate": 1.0,
     },  # each part where a test asks for it
     "model": "random:bert",
     "prompt-tokens": 3,
