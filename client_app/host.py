@@ -278,9 +278,7 @@ def _moving_alone(settings: Settings, begun: Sequence[Start], optimizer: DeviceO
     return Sparse(optimizer, [places.to(begun[0].model.backbone.device)] * len(begun), layout.size)
 
 
-def _in_part(
-    settings: Settings, optimizer: DeviceOptimizer, places: Sequence[Tensor], begun: Start
-) -> DeviceOptimizer:
+def _in_part(settings: Settings, optimizer: DeviceOptimizer, places: Sequence[Tensor], begun: Start) -> DeviceOptimizer:
     """The optimiser on some places alone, where there are any; what stays here takes its own length of steps."""
     part = Sparse(optimizer, places, begun.layout.size) if places else optimizer
     factor = settings.local.own_learning_rate

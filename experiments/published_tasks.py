@@ -34,7 +34,7 @@ BASE: dict[str, Scalar] = {
     "label-prior": "none",
     "learning-rate": 0.01,
 }
-"""Beside the defaults: 100 clients, 10 a round, 20 rounds of 2 epochs, label skew of alpha 0.3. FedPepTAO is the published one."""
+"""Beside the defaults: 100 clients, 10 a round, 20 rounds of 2 epochs, label skew of alpha 0.3. FedPepTAO as published."""
 AVERAGING: dict[str, Scalar] = {"layers": "all", "drift-correction": "none", "server-optimizer": "none"}
 METHODS: dict[str, dict[str, Scalar]] = {
     "local-only": {"rounds": 0, "final-local-epochs": 4},

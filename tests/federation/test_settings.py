@@ -175,6 +175,7 @@ BAD: list[tuple[str, Scalar, str]] = [
     ("quantisation", "int2", "none, int8, int4"),
     ("gradient-checkpointing", 1, "true or false"),
     ("unpadding", "auto", "true or false"),
+    ("own-learning-rate", -0.1, "at least 0"),
     ("partition", "Label-skew", "label-skew, iid"),
     ("score-order", "best", "highest, lowest, random"),
     ("unselected-prompts", "", "local, none"),
