@@ -10,8 +10,8 @@ from client_app.local_update import DeviceOptimizer
 class Slower:
     """Implements `client_app.local_update.DeviceOptimizer`: what another one does, but for a factor on the last parameters.
 
-    What stays on a device is trained by that device's few examples alone, and the shared model is without it: the further it goes,
-    the less the shared parameters fit without it.
+    What stays on a device is trained by that device's few examples alone, and the shared model is without it: the further it
+    goes, the less the shared parameters fit without it.
 
     Args:
         inner: whose steps these are.
