@@ -97,7 +97,7 @@ class Ask(AskHeader):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Counts on one client's evaluation shard: with its own prompts, and with the shared model.
+    """Counts on one client's evaluation shard: with its own model, and with the shared one.
 
     The confusion matrices (see Counts) travel where the run's metric needs them; () elsewhere.
     """

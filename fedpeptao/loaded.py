@@ -36,7 +36,7 @@ class LoadedModel:
 
     Attributes:
         saved: the folder it comes from.
-        client: whose own prompts it has; None: the shared model.
+        client: whose own model it is; None: the shared model.
         row: [R] float32.
         log_prior: what a client adds to the class scores, [classes] in nats; None without.
         remarks: what a user should know, a line each.
@@ -143,7 +143,7 @@ def open_model(
     state_dir: Path | None = None,
     overriding: Mapping[str, Scalar] | None = None,
 ) -> LoadedModel:
-    """The shared model of a run, or a client's personalised one: its own prompts with the shared ones.
+    """The shared model of a run, or a client's personalised one: what stayed with it beside what is shared.
 
     Args:
         run: see `read_run`, as for overriding.
@@ -197,7 +197,7 @@ def _own_parameters(saved: Saved, client: int, state_dir: Path | None) -> tuple[
     folder = saved.folder / CLIENTS if state_dir is None else state_dir.expanduser() / saved.name / CLIENTS
     made = saved.settings.federation.rounds + 1 if finally_trained else last_accepted(saved.folder, client)
     if not made:
-        return {}, (f"client {client} never took part: its own prompts are still the initial ones",)
+        return {}, (f"client {client} never took part: what stays with it is still what it began with",)
     state = peek(folder, saved.name, client, made)
     if state is None:
         there = sorted(path.name for path in (folder / f"client-{client}").glob("*.safetensors"))

@@ -169,7 +169,7 @@ def add_export(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser(
         "export",
         help="a model as a folder of its own, a client's too",
-        description="Writes the shared model of a run, or a client's personalised one (its own prompts with the shared ones), "
+        description="Writes the shared model of a run, or a client's personalised one (what stayed with it beside what is shared), "
         "as a folder for `fedpeptao predict`, with a PEFT adapter in it. Nothing is sent anywhere.",
     )
     _add_model_arguments(parser)
@@ -217,7 +217,7 @@ def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "run", metavar="RUN", help="the folder of a run or an export, or a run's name in the default place"
     )
-    parser.add_argument("--client", type=int, metavar="N", help="with this client's own prompts")
+    parser.add_argument("--client", type=int, metavar="N", help="this client's own model")
     parser.add_argument(
         "--state-dir",
         type=Path,

@@ -43,7 +43,7 @@ _NOTED = {
     "left": "left",
 }
 _SUMMARY_FIGURES = {
-    "personalised": "all clients, each with its own prompts and examples",
+    "personalised": "all clients, each with its own model and examples",
     "shared": "all clients, the shared model on their examples",
     "global": "the shared model on the common test set",
 }

@@ -55,7 +55,7 @@ def line_figures(metric: str) -> tuple[str, ...]:
 
 
 def pooled_personalised(evaluations: Iterable[Evaluation]) -> Counts:
-    """Each client's shard with its own prompts, pooled."""
+    """Each client's shard with its own model, pooled."""
     counts = list(evaluations)
     return Counts(
         sum(c.examples for c in counts),

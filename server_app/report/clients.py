@@ -42,13 +42,13 @@ def clients_section(run: Run) -> Element:
         figure(
             "Accuracy against size",
             _against_size(run, shown),
-            "Each client with its own prompts, on its own evaluation examples; the line is all of them pooled." + some,
+            "Each client with its own model, on its own evaluation examples; the line is all of them pooled." + some,
         ),
         figure("Distribution", _distribution(clients), "How many clients have which accuracy."),
         figure(
             "What personalisation gives",
             _gain(shown),
-            "Each client's accuracy with its own prompts over that of the shared model; above the diagonal, it gains. Larger "
+            "Each client's accuracy with its own model over that of the shared model; above the diagonal, it gains. Larger "
             "circles are several clients at one place.",
         ),
     ]

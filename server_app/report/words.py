@@ -68,7 +68,7 @@ def _tiles(run: Run) -> Iterable[Element]:
     final, traffic = run.final, run.summary.get("bytes") or {}
     examples = sum(counts["examples"] for counts in (final.get("per_client") or {}).values())
     at = final.get("global_round")
-    yield _score(run, "personalised", "all clients, own prompts", examples)
+    yield _score(run, "personalised", "all clients, own models", examples)
     yield _score(run, "shared", "the same examples, shared model", examples)
     where = "common test set" if at is None else f"common test set, after round\N{NO-BREAK SPACE}{at}"
     yield _score(run, "global", where, 0)

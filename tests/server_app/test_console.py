@@ -242,7 +242,7 @@ def test_summary_of_a_completed_run() -> None:
         [
             "Run completed: 20 rounds, 4 min 12 s",
             "  layers                 3, 4, 5",
-            "  personalised accuracy  0.662      all clients, each with its own prompts and examples",
+            "  personalised accuracy  0.662      all clients, each with its own model and examples",
             "  shared accuracy        0.620      all clients, the shared model on their examples",
             "  global accuracy        0.641      the shared model on the common test set",
             "  traffic down           78.7 MB    training",
@@ -276,7 +276,7 @@ def test_the_summary_by_another_metric_has_the_accuracy_and_its_floor_beside() -
     final |= {"personalised_accuracy_and_f1": 0.75, "global_accuracy_and_f1": 0.25}
     summary = {"status": "completed", "rounds": 2, "final": final, "metric": "accuracy-and-f1"}
     lines = summary_table({**summary, "floor": {"commonest_label_accuracy": 0.875}}).splitlines()
-    told = "0.750      all clients, each with its own prompts and examples, accuracy 0.500"
+    told = "0.750      all clients, each with its own model and examples, accuracy 0.500"
     assert lines[2].split(maxsplit=2) == ["personalised", "accuracy/F1", told]
     assert lines[3].split()[:3] == ["shared", "accuracy/F1", "-"]
     assert lines[5].split(maxsplit=3) == [

@@ -102,7 +102,7 @@ def test_the_final_figures_stand_in_front() -> None:
         "Training traffic": "117.6 MB",
         "Numbers per message": "48,775",
     }
-    assert "all clients, own prompts: 636 examples, ±\N{NO-BREAK SPACE}0.018" in found.said(
+    assert "all clients, own models: 636 examples, ±\N{NO-BREAK SPACE}0.018" in found.said(
         "dd"
     )  # sqrt(.708 .292 / 636)
     assert found.said("h1") == ["stdlib-docs with all-MiniLM-L6-v2"]
