@@ -169,7 +169,7 @@ def add_export(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser(
         "export",
         help="a model as a folder of its own, a client's too",
-        description="Writes the shared model of a run, or a client's personalised one (what stayed with it beside what is shared), "
+        description="Writes the shared model of a run, or a client's personalised one (with what stayed there), "
         "as a folder for `fedpeptao predict`, with a PEFT adapter in it. Nothing is sent anywhere.",
     )
     _add_model_arguments(parser)
