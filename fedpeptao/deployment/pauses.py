@@ -1,0 +1,52 @@
+"""How long Flower's loops on a node pause between two looks for something to do.
+
+Flower 1.31 sleeps 3 s where the server has no message, 1 s between two looks for work to start, 0.5 s between two looks for a
+reply, whatever happens: 3 to 4 s of every round. There is no setting for it, so the loops' modules are given this in place of
+the module time. A pause is a share of the time since something last happened, and never longer than Flower's: an idle
+node asks as rarely as ever.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from types import ModuleType
+
+SHORTEST_S, SHARE = 0.05, 0.1
+
+
+class Pauses:
+    """Stands in for the module time in one loop, which asks it for `sleep` alone.
+
+    Something has happened when the loop sleeps for another time than before (it has left one wait and begun another), or when
+    told so by `anew`.
+    """
+
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
+        self._clock, self._sleep, self._asked, self._since = clock, sleep, 0.0, clock()
+
+    def sleep(self, seconds: float) -> None:
+        """At most so long."""
+        if seconds != self._asked:
+            self._asked = seconds
+            self.anew()
+        self._sleep(min(seconds, max(SHORTEST_S, SHARE * (self._clock() - self._since))))
+
+    def anew(self) -> None:
+        """Something has happened."""
+        self._since = self._clock()
+
+
+def put_into(module: ModuleType) -> Pauses:
+    """The module's loop pauses so from now on, in this process.
+
+    Raises:
+        AttributeError: it is no module whose loop sleeps by `time.sleep`.
+    """
+    if module.time is not time:
+        raise AttributeError(f"{module.__name__} does not sleep as Flower 1.31 does")
+    pauses = Pauses()
+    module.time = pauses  # type: ignore[assignment]
+    return pauses
