@@ -17,6 +17,7 @@ from flwr.serverapp import Grid
 
 ClientCall = Callable[[Message, Context], Message]
 CLIENT_APP_RAISED = 2  # Flower's error code for it
+_SHARE = 0.01  # of the time since the last reply, between two looks for the next
 
 
 class InProcessGrid(Grid):
@@ -218,10 +219,13 @@ class Exchange:
 
 
 def exchanges(
-    grid: Grid, messages: Iterable[Message], timeout_s: float | None, poll_s: float = 0.05
+    grid: Grid, messages: Iterable[Message], timeout_s: float | None, pauses_s: tuple[float, float] = (0.05, 0.5)
 ) -> Generator[Exchange]:
-    """Pushes messages and yields each reply as it arrives, until all are there, the time is over, or nobody asks for more."""
-    messages = list(messages)
+    """Pushes messages and yields each reply as it arrives, until all are there, the time is over, or nobody asks for more.
+
+    pauses_s: the shortest and the longest between two looks; in between a hundredth of the time since the last reply.
+    """
+    messages, last = list(messages), time.monotonic()
     end = None if timeout_s is None else time.monotonic() + timeout_s
     waiting = [message_id for message_id in grid.push_messages(messages) if message_id]
     node = {message.metadata.message_id: message.metadata.dst_node_id for message in messages}
@@ -231,9 +235,11 @@ def exchanges(
             for reply in replies:
                 asked = reply.metadata.reply_to_message_id
                 waiting.remove(asked)
+                last = time.monotonic()
                 yield Exchange(node[asked], reply)
             if waiting and not replies:
-                time.sleep(poll_s)
+                shortest, longest = pauses_s
+                time.sleep(min(longest, max(shortest, _SHARE * (time.monotonic() - last))))
     finally:
         if isinstance(grid, RecordingGrid):
             grid.wait_no_longer(waiting)

@@ -22,10 +22,12 @@ from flwr.supercore.superexec import run_superexec as superexec
 from flwr.supercore.superexec.executor import ExecutionSpec, LaunchResult
 from flwr.supercore.superexec.plugin import ClientAppExecPlugin
 from flwr.supernode.cli.flwr_clientapp import flwr_clientapp
+from flwr.supernode.runtime import run_clientapp
 
-from fedpeptao.deployment import pauses
+from federation import pauses
 
 NAME = "flwr-clientapp"
+OURS = ("fedpeptao", "federation")
 
 
 class ForkingExecutor:
@@ -48,6 +50,7 @@ class ForkingExecutor:
 
 def run(address: str, certificate: str, node: int) -> None:
     """Until the SuperNode ends."""
+    pauses.look_again_soon(run_clientapp)
     line = forker()
     executor = ForkingExecutor(line, pauses.put_into(superexec))
 
@@ -94,7 +97,7 @@ def _fork_client(told: list[str], inherited: int) -> None:
 
 def _client(told: list[str]) -> int:
     """As the command `flwr-clientapp` in a process of its own; its exit status."""
-    for name in [name for name in sys.modules if name.partition(".")[0] == "fedpeptao"]:
+    for name in [name for name in sys.modules if name.partition(".")[0] in OURS]:
         del sys.modules[name]  # this application's may be of another version than the run's
     with contextlib.suppress(OSError):
         Path("/proc/self/comm").write_text(NAME, encoding="utf8")  # as `ps` shows it

@@ -14,7 +14,7 @@ import threading
 from flwr.supernode import start_client_internal
 from flwr.supernode.cli.flower_supernode import flower_supernode
 
-from fedpeptao.deployment import pauses
+from federation import pauses
 
 _OWN = "--clientappio-api-address", "--appio-ssl-ca-certfile"
 
@@ -23,6 +23,7 @@ def main(told: list[str]) -> None:
     """Becomes the SuperNode; its own command line is the whole of what Flower reads."""
     address, authority = (told[told.index(option) + 1] for option in _OWN)
     pauses.put_into(start_client_internal)
+    pauses.look_again_soon(start_client_internal)
     command = [sys.executable, "-m", "fedpeptao.deployment.launcher", address, authority, str(os.getpid())]
     threading.Thread(target=_end_with, args=(subprocess.Popen(command),), daemon=True).start()
     sys.argv = ["flower-supernode", *told, "--isolation", "process"]
