@@ -47,10 +47,10 @@ def put_into(module: ModuleType) -> Pauses:
     Raises:
         AttributeError: it is no module whose loop sleeps by `time.sleep`.
     """
-    if module.time is not time:
+    if getattr(module, "time", None) is not time:
         raise AttributeError(f"{module.__name__} does not sleep as Flower 1.31 does")
     pauses = Pauses()
-    module.time = pauses  # type: ignore[assignment]
+    vars(module)["time"] = pauses
     return pauses
 
 

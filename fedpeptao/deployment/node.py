@@ -1,6 +1,6 @@
 """Flower's SuperNode with shorter pauses, and beside it who starts its client processes (launcher.py).
 
-    python -m fedpeptao.deployment.node <arguments of flower-supernode>
+python -m fedpeptao.deployment.node <arguments of flower-supernode>
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def main(told: list[str]) -> None:
 def _end_with(launcher: subprocess.Popen[bytes]) -> None:
     """A node that can start no client process would take messages and answer none: its init system starts it anew."""
     launcher.wait()
-    print(f"{launcher.args[2]} has ended: the node ends, too", file=sys.stderr, flush=True)  # type: ignore[index]
+    print("who starts client processes has ended: the node ends, too", file=sys.stderr, flush=True)
     os.kill(os.getpid(), signal.SIGTERM)
 
 

@@ -205,7 +205,9 @@ def test_replies_are_yielded_as_they_arrive_until_the_deadline() -> None:
     start = time.monotonic()
     found = [
         (e.node, time.monotonic() - start)
-        for e in exchanges(grid, [Message(content(), node, "train") for node in (1000, 1001, 1002)], 0.5, pauses_s=(0.01, 0.01))
+        for e in exchanges(
+            grid, [Message(content(), node, "train") for node in (1000, 1001, 1002)], 0.5, pauses_s=(0.01, 0.01)
+        )
     ]
     took = time.monotonic() - start
     assert [node for node, _ in found] == [1001, 1000]
@@ -215,7 +217,9 @@ def test_replies_are_yielded_as_they_arrive_until_the_deadline() -> None:
 
 def test_without_a_deadline_it_ends_with_the_last_reply() -> None:
     grid = Slow({1000: 0.05, 1001: 0.0})
-    found = list(exchanges(grid, [Message(content(), node, "train") for node in (1000, 1001)], None, pauses_s=(0.01, 0.01)))
+    found = list(
+        exchanges(grid, [Message(content(), node, "train") for node in (1000, 1001)], None, pauses_s=(0.01, 0.01))
+    )
     assert [e.node for e in found] == [1001, 1000]
     assert list(exchanges(grid, [], None)) == []
 

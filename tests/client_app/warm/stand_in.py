@@ -17,7 +17,7 @@ from flwr.common.serde import message_from_proto, message_to_proto
 from client_app.warm.asking import APPLICATION, FOLDER
 from federation.node_config import AUTO, NodeConfig
 
-ANSWERING = '''
+ANSWERING = """
 import os, time
 from pathlib import Path
 from flwr.app import ConfigRecord, Message, RecordDict
@@ -30,7 +30,7 @@ def answer(message, context):
         Path(ask["mark"]).touch()
         time.sleep(60)
     return Message(RecordDict({"reply": ConfigRecord({"pid": os.getpid(), "said": ask["do"]})}), reply_to=message)
-'''
+"""
 BROKEN = "raise ImportError('a library is not there')\n"
 PATIENCE_S = 20.0
 

@@ -55,7 +55,7 @@ def test_two_messages_at_once_start_one_worker_which_stays(states: Path, applica
 
 def test_what_it_raises_is_raised_here_and_it_stays(states: Path, application: Path, me: Owner) -> None:
     first = pid_of(ask(message("a"), context(), node(states), me, application))
-    with pytest.raises(WorkerError, match="^ValueError: that cannot be$"):
+    with pytest.raises(WorkerError, match=r"^ValueError: that cannot be$"):
         ask(message("raise"), context(), node(states), me, application)
     assert pid_of(ask(message("a"), context(), node(states), me, application)) == first
 
