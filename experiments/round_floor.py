@@ -107,7 +107,8 @@ def variant(deployed: Deployed, data: Path, rounds: int, number: int) -> dict[st
     runs, run = deployed.folder / "runs", f"run{number}"
     settings = {"clients": NODES, "clients-per-round": NODES, "rounds": rounds, "test-every": 0, "dataset": str(data)}
     deployed.start_run({**SMALL, **settings, "runs-dir": str(runs), "run-name": run})
-    deployed.wait(lambda: len(_history(runs / run)) == rounds, "the run's end", 60 + 20 * rounds)
+    deployed.wait(lambda: len(_history(runs / run)) == rounds, "the last round", 60 + 60 * rounds)
+    deployed.wait(lambda: deployed.status().startswith("finished"), "the run's end", pause_s=3.0)
     seconds = [line["seconds"] for line in _history(runs / run)]
     states = [deployed.folder / f"node{node}" / "clients" / run / LOG for node in range(NODES)]
     for node in range(NODES):
