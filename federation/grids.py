@@ -17,7 +17,7 @@ from flwr.serverapp import Grid
 
 ClientCall = Callable[[Message, Context], Message]
 CLIENT_APP_RAISED = 2  # Flower's error code for it
-_SHARE = 0.01  # of the time since the last reply, between two looks for the next
+_SHORTEST_S, _LONGEST_S, _SHARE = 0.05, 0.5, 0.01  # of pauses between two looks for replies
 
 
 class InProcessGrid(Grid):
@@ -218,12 +218,10 @@ class Exchange:
     reply: Message
 
 
-def exchanges(
-    grid: Grid, messages: Iterable[Message], timeout_s: float | None, pauses_s: tuple[float, float] = (0.05, 0.5)
-) -> Generator[Exchange]:
+def exchanges(grid: Grid, messages: Iterable[Message], timeout_s: float | None) -> Generator[Exchange]:
     """Pushes messages and yields each reply as it arrives, until all are there, the time is over, or nobody asks for more.
 
-    pauses_s: the shortest and the longest between two looks; in between a hundredth of the time since the last reply.
+    Between two looks for replies it pauses for a hundredth of the time since the last one came.
     """
     messages, last = list(messages), time.monotonic()
     end = None if timeout_s is None else time.monotonic() + timeout_s
@@ -238,8 +236,7 @@ def exchanges(
                 last = time.monotonic()
                 yield Exchange(node[asked], reply)
             if waiting and not replies:
-                shortest, longest = pauses_s
-                time.sleep(min(longest, max(shortest, _SHARE * (time.monotonic() - last))))
+                time.sleep(min(_LONGEST_S, max(_SHORTEST_S, _SHARE * (time.monotonic() - last))))
     finally:
         if isinstance(grid, RecordingGrid):
             grid.wait_no_longer(waiting)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+import stat
 import struct
 import sys
 from collections.abc import Iterator
@@ -109,7 +110,7 @@ def make_private_folder(folder: Path) -> None:
         folder.mkdir(mode=0o700)
     except FileExistsError:
         facts = folder.lstat()
-        if facts.st_uid != os.getuid() or facts.st_mode & 0o077 or not folder.is_dir() or folder.is_symlink():
+        if facts.st_uid != os.getuid() or facts.st_mode & 0o077 or not stat.S_ISDIR(facts.st_mode):
             raise WireError(f"{folder} is not this user's alone: remove it") from None
 
 
