@@ -10,12 +10,14 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 from flwr.supernode import start_client_internal
 from flwr.supernode.cli.flower_supernode import flower_supernode
 
 from federation import pauses
 
+_GRACE_S = 10.0
 _OWN = "--clientappio-api-address", "--appio-ssl-ca-certfile"
 
 
@@ -31,8 +33,12 @@ def main(told: list[str]) -> None:
 
 
 def _end_with(launcher: subprocess.Popen[bytes]) -> None:
-    """A node that can start no client process would take messages and answer none: its init system starts it anew."""
+    """A node that can start no client process would take messages and answer none: its init system starts it anew.
+
+    Where both were told to end, the node has the time that it needs to say so to the server.
+    """
     launcher.wait()
+    time.sleep(_GRACE_S)
     print("who starts client processes has ended: the node ends, too", file=sys.stderr, flush=True)
     os.kill(os.getpid(), signal.SIGTERM)
 
