@@ -17,7 +17,7 @@ from tests.small_runs import SMALL, Flat, go
 
 pytestmark = [pytest.mark.slow, pytest.mark.machines, pytest.mark.usefixtures("no_plots")]
 NODES, LIMIT_S = 2, 180
-AGAIN: dict[str, Scalar] = {**SMALL, "clients-per-round": 5, "quorum": 5, "quorum-wait-s": 120.0}
+AGAIN: dict[str, Scalar] = {**SMALL, "local-epochs": 5, "clients-per-round": 5, "quorum": 5, "quorum-wait-s": 120.0}
 
 
 @pytest.fixture
@@ -41,7 +41,9 @@ def test_a_worker_killed_while_it_works_costs_a_repetition_and_no_bit(
     told: dict[str, Scalar] = {**AGAIN, "dataset": str(data_file), "runs-dir": str(tmp_path), "run-name": "deployed"}
     states = federation.folder / "node0" / "clients"
     federation.start_run(told)
-    federation.wait(lambda: _said(states / "deployed" / LOG, '"training begins"', '"round": 1'), "round 1", pause_s=0.01)
+    federation.wait(
+        lambda: _said(states / "deployed" / LOG, '"training begins"', '"round": 1'), "round 1", pause_s=0.01
+    )
     (killed,) = workers(states)
     killed.kill()
     federation.wait(lambda: federation.status().startswith("finished"), "the run's end", LIMIT_S, pause_s=3.0)
