@@ -3,8 +3,8 @@
     python -m experiments.round_floor
 
 TLS and node keys as in a deployment; a tiny random model, three clients of a few texts. The nodes run in turn with a worker, with
-shorter pauses, with both, and with neither (Flower's own command), against one server. Where a round's time goes is told by the events
-that server and nodes write; what a client process of Flower's does until it works is timed in a process of its own.
+shorter pauses, with both, and with neither (Flower's own command), against one server. Where a round's time goes is told by the
+events that server and nodes write; what a client process of Flower's does until it works is timed in a process of its own.
 """
 
 from __future__ import annotations
