@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from types import ModuleType
 
-SHORTEST_S, SHARE = 0.05, 0.1
+SHORTEST_S, SHARE = 0.1, 0.1
 PULLS = ("pull_objects", "pull_and_inflate_object_from_tree")
 
 
