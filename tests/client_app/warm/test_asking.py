@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from client_app.warm import asking
-from client_app.warm.asking import FOLDER, WorkerError, ask
+from client_app.warm.asking import FOLDER, WorkerError, ask, socket_path
 from client_app.warm.owner import Owner
 from tests.client_app.warm import stand_in
 from tests.client_app.warm.stand_in import context, make_application, message, node, pid_of, until, workers
@@ -45,6 +45,8 @@ def test_two_messages_at_once_start_one_worker_which_stays(states: Path, applica
     with ThreadPoolExecutor(2) as pool:
         replies = list(pool.map(lambda do: ask(message(do), context(), node(states), me, application), ["a", "b"]))
     pids = {pid_of(reply) for reply in replies}
+    with pytest.raises(WorkerError, match=r"^ValueError: that cannot be$"):
+        ask(message("raise"), context(), node(states), me, application)
     assert pids == {pid_of(ask(message("c"), context(), node(states), me, application))}
     assert pids.isdisjoint({os.getpid()})
     assert [one.pid for one in workers(states)] == list(pids)
@@ -53,19 +55,12 @@ def test_two_messages_at_once_start_one_worker_which_stays(states: Path, applica
     assert stat.S_IMODE(socket_file.stat().st_mode) == 0o600
 
 
-def test_what_it_raises_is_raised_here_and_it_stays(states: Path, application: Path, me: Owner) -> None:
-    first = pid_of(ask(message("a"), context(), node(states), me, application))
-    with pytest.raises(WorkerError, match=r"^ValueError: that cannot be$"):
-        ask(message("raise"), context(), node(states), me, application)
-    assert pid_of(ask(message("a"), context(), node(states), me, application)) == first
-
-
-def test_another_version_and_another_run_have_workers_of_their_own(
-    states: Path, application: Path, me: Owner, tmp_path: Path
-) -> None:
-    other = make_application(tmp_path / "other")
-    asked = [(1, application), (2, application), (1, other)]
-    assert len({pid_of(ask(message("a"), context(run), node(states), me, code)) for run, code in asked}) == 3
+def test_another_run_version_or_life_of_the_node_has_a_worker_of_its_own(tmp_path: Path, me: Owner) -> None:
+    other = Owner(me.pid, me.started + 1)
+    asked = [(1, me, "one"), (2, me, "one"), (1, other, "one"), (1, me, "two")]
+    paths = {socket_path(tmp_path, run, owner, Path(version)) for run, owner, version in asked}
+    assert len(paths) == len(asked)
+    assert socket_path(tmp_path, 1, me, Path("one")) in paths
 
 
 def test_killed_in_the_middle_it_is_an_error_and_the_next_message_has_another(
@@ -80,14 +75,10 @@ def test_killed_in_the_middle_it_is_an_error_and_the_next_message_has_another(
     with pytest.raises(WorkerError, match="ended in the middle"):
         ask(message("wait", mark=str(tmp_path / "mark")), context(), node(states), me, application)
     killer.join()
-    assert pid_of(ask(message("a"), context(), node(states), me, application)) == workers(states)[0].pid
-
-
-def test_killed_between_messages_nobody_notices(states: Path, application: Path, me: Owner) -> None:
-    first = pid_of(ask(message("a"), context(), node(states), me, application))
-    os.kill(first, signal.SIGKILL)
-    os.waitpid(first, 0)
-    assert pid_of(ask(message("a"), context(), node(states), me, application)) != first
+    second = pid_of(ask(message("a"), context(), node(states), me, application))
+    os.kill(second, signal.SIGKILL)  # between two messages nobody notices
+    os.waitpid(second, 0)
+    assert pid_of(ask(message("a"), context(), node(states), me, application)) == workers(states)[0].pid != second
 
 
 def test_it_ends_with_its_owner_even_while_it_works(states: Path, application: Path, tmp_path: Path) -> None:
