@@ -13,7 +13,8 @@ from flwr.app import Context, Message, RecordDict
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.recorddict_pb2 import RecordDict as RecordDictProto
 
-from client_app import app as client
+from client_app import answering
+from client_app.app import app
 from federation import records
 from federation.grids import Exchange, InProcessGrid
 from federation.messages import CURVATURE, EVALUATE, ROLL_CALL, TRAIN, MessageError
@@ -51,7 +52,7 @@ class Recorder:
 
     def __call__(self, message: Message, context: Context) -> Message:
         """As the client app."""
-        reply = client.app(message, context)
+        reply = app(message, context)
         kind = message.metadata.message_type
         self.context, self.asked[kind], self.answered[kind] = context, message, as_bytes(reply.content)
         return reply
@@ -104,7 +105,7 @@ def _opened(settings: Settings, recorder: Recorder, kind: str) -> Receiver:
         assert recorder.context is not None
         message = Message(content, NODE, kind)
         context = recorder.context
-        return _tried(lambda: client._open(message, settings, context))
+        return _tried(lambda: answering._open(message, settings, context))
 
     return receive
 

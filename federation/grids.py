@@ -17,6 +17,7 @@ from flwr.serverapp import Grid
 
 ClientCall = Callable[[Message, Context], Message]
 CLIENT_APP_RAISED = 2  # Flower's error code for it
+_SHORTEST_S, _LONGEST_S, _SHARE = 0.05, 0.5, 0.01  # of pauses between two looks for replies
 
 
 class InProcessGrid(Grid):
@@ -217,11 +218,12 @@ class Exchange:
     reply: Message
 
 
-def exchanges(
-    grid: Grid, messages: Iterable[Message], timeout_s: float | None, poll_s: float = 0.05
-) -> Generator[Exchange]:
-    """Pushes messages and yields each reply as it arrives, until all are there, the time is over, or nobody asks for more."""
-    messages = list(messages)
+def exchanges(grid: Grid, messages: Iterable[Message], timeout_s: float | None) -> Generator[Exchange]:
+    """Pushes messages and yields each reply as it arrives, until all are there, the time is over, or nobody asks for more.
+
+    Between two looks for replies it pauses for a hundredth of the time since the last one came.
+    """
+    messages, last = list(messages), time.monotonic()
     end = None if timeout_s is None else time.monotonic() + timeout_s
     waiting = [message_id for message_id in grid.push_messages(messages) if message_id]
     node = {message.metadata.message_id: message.metadata.dst_node_id for message in messages}
@@ -231,9 +233,10 @@ def exchanges(
             for reply in replies:
                 asked = reply.metadata.reply_to_message_id
                 waiting.remove(asked)
+                last = time.monotonic()
                 yield Exchange(node[asked], reply)
             if waiting and not replies:
-                time.sleep(poll_s)
+                time.sleep(min(_LONGEST_S, max(_SHORTEST_S, _SHARE * (time.monotonic() - last))))
     finally:
         if isinstance(grid, RecordingGrid):
             grid.wait_no_longer(waiting)

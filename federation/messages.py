@@ -6,8 +6,10 @@ A message names the clients it is for, and the reply answers for each, since a n
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+if TYPE_CHECKING:  # who passes a message on loads no torch
+    from torch import Tensor
 
 SCHEMA = 2
 ROLL_CALL, TRAIN, EVALUATE, CURVATURE = "query.roll_call", "train", "evaluate", "query.curvature"

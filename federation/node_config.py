@@ -9,6 +9,7 @@ from pathlib import Path
 from federation.settings import Scalar, Settings
 from fedpeptao.errors import InputError
 
+AUTO, NONE = "auto", "none"
 _PLACE = "node-config"
 
 
@@ -23,6 +24,7 @@ class NodeConfig:
         data: absolute path of its own examples, used where the run says partition = "own"; "": none.
         validation: absolute path of its own evaluation examples; "": split from data.
         device: in place of the run's; "": as the run says.
+        worker: "auto": a process that stays warm answers its messages; "none": the one that Flower starts for each.
     """
 
     partition_id: int
@@ -31,11 +33,12 @@ class NodeConfig:
     data: str = ""
     validation: str = ""
     device: str = ""
+    worker: str = NONE
 
     def flat(self) -> dict[str, Scalar]:
         """As Flower's node-config: kebab-case keys, without those that are not set."""
-        values = {f.name.replace("_", "-"): getattr(self, f.name) for f in fields(self)}
-        return {key: value for key, value in values.items() if value != ""}
+        told = [(f.name.replace("_", "-"), getattr(self, f.name), f.default) for f in fields(self)]
+        return {key: value for key, value, default in told if value != default}
 
     def settings(self, run: Settings) -> Settings:
         """A run's settings as they are on this node.
@@ -75,11 +78,15 @@ def parse_node_config(given: Mapping[str, Scalar]) -> NodeConfig:
         problem = f"with num-partitions = {node.num_partitions} they go from 0 to {node.num_partitions - 1}"
         raise InputError("partition-id", node.partition_id, problem, "Give each node one of its own")
     _check_paths(given)
+    if node.worker not in (AUTO, NONE):
+        raise InputError("worker", node.worker, "a node knows no such worker", f"Write {AUTO} or {NONE}")
+    if node.worker == AUTO and not node.state_dir:
+        raise InputError("worker", AUTO, "it is reached through a folder of the node", "Set state-dir, too")
     return node
 
 
 def _check_paths(given: Mapping[str, Scalar]) -> None:
-    for key in ("state-dir", "data", "validation", "device"):
+    for key in ("state-dir", "data", "validation", "device", "worker"):
         if not isinstance(given.get(key, ""), str):
             raise InputError(key, given[key], "it has to be a text", f'Write {key}="..." in --node-config')
     for key in ("state-dir", "data", "validation"):

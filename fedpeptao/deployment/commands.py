@@ -92,6 +92,10 @@ def add_start(subparsers: Subparsers) -> None:
         "--validation", type=Path, metavar="FILE", help="its own evaluation examples (default: split from data)"
     )
     node.add_argument("--device", default="", help="cpu, cuda, cuda:1, .. (default: as the run says)")
+    node.add_argument(
+        "--worker", choices=("auto", "none"), default="auto", help="auto: a process that stays answers messages"
+    )
+    node.add_argument("--plain", action="store_true", help="Flower's own command and pauses, for comparison")
     for role, port in ((link, 9091), (execution, 9091), (node, 9094)):
         role.add_argument("--keys", type=Path, required=True, metavar="DIR", help="what fedpeptao keys made")
         role.add_argument("--state", type=Path, required=True, metavar="DIR", help="what it keeps")
@@ -142,8 +146,8 @@ def _supernode(arguments: argparse.Namespace) -> Role:
     paths = {key: str(path.absolute()) for key in ("data", "validation") if (path := getattr(arguments, key))}
     told = {"partition-id": arguments.partition_id, "num-partitions": arguments.num_partitions, **paths}
     own = {"state-dir": str(arguments.state.absolute() / "clients"), **_given(arguments, "device")}
-    node = parse_node_config({**told, **own})
-    return SuperNode(**_common(arguments), superlink=arguments.superlink, node=node)
+    node = parse_node_config({**told, **own, "worker": arguments.worker})
+    return SuperNode(**_common(arguments), superlink=arguments.superlink, node=node, plain=arguments.plain)
 
 
 def _common(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -7,6 +7,7 @@ the Control API may start runs and register nodes, since this Flower knows no ac
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,6 +105,7 @@ class SuperNode:
         superlink: the server's address for nodes.
         node: what the application is told.
         appio: address it listens on for its own processes.
+        plain: as Flower's own command, with its pauses and a new process for each message, for comparison.
     """
 
     keys: Path
@@ -112,6 +114,7 @@ class SuperNode:
     node: NodeConfig
     appio: str = CLIENT_APPIO
     health: str = ""
+    plain: bool = False
 
     def check(self) -> None:
         """InputError if it could not start, or would wait for ever for a server that it cannot believe."""
@@ -126,8 +129,10 @@ class SuperNode:
     def command(self) -> list[str]:
         """What to run."""
         loopback = str(self.keys / names.LOOPBACK_CERTIFICATE)
+        quick = (sys.executable, "-m", "fedpeptao.deployment.node")
         return [
-            *("flower-supernode", "--superlink", self.superlink),
+            *(("flower-supernode",) if self.plain else quick),
+            *("--superlink", self.superlink),
             *("--root-certificates", str(self.keys / names.CA_CERTIFICATE)),
             *("--auth-supernode-private-key", str(self.keys / names.NODE_KEY)),
             *("--clientappio-api-address", self.appio),

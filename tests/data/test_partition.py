@@ -7,7 +7,8 @@ from flwr_datasets.partitioner import InnerDirichletPartitioner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.partition import LabelSkewPartitioner, client_sizes, partition
+from data.label_skew import LabelSkewPartitioner, client_sizes
+from data.partition import partition
 from data.sources import Splits, load_splits, order_labels
 from fedpeptao.errors import InputError
 

@@ -36,6 +36,8 @@ def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
         ({"validation": "/no/such/file.jsonl"}, "validation"),
         ({"state-dir": "states"}, "state-dir"),
         ({"device": 0}, "device"),
+        ({"worker": "hot", "state-dir": "/x"}, "worker"),
+        ({"worker": "auto"}, "worker"),
     ],
 )
 def test_what_cannot_be_is_named(told: dict[str, Scalar], key: str) -> None:

@@ -56,7 +56,7 @@ def answering(monkeypatch: pytest.MonkeyPatch) -> Callable[[Answer], None]:
         def spectrum_of(settings: Settings, ask: Ask, client: int) -> CurvatureReply:
             return answer(ask, client)
 
-        monkeypatch.setattr("client_app.app.spectrum_of", spectrum_of)
+        monkeypatch.setattr("client_app.answering.spectrum_of", spectrum_of)
 
     give(canned)
     return give

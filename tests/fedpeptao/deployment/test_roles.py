@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import shlex
 import socket
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -75,10 +77,17 @@ def test_a_node_speaks_tls_with_its_own_processes_too(keys: Path) -> None:
     assert options["--appio-ssl-certfile"] == options["--appio-ssl-ca-certfile"] == str(keys / "node" / "loopback.crt")
 
 
+def test_plain_is_flowers_own_command_with_the_same_connections(keys: Path) -> None:
+    quick = node(keys)
+    plain = replace(quick, plain=True)
+    assert quick.command()[:3] == [sys.executable, "-m", "fedpeptao.deployment.node"]
+    assert plain.command() == ["flower-supernode", *quick.command()[3:]]
+
+
 def test_flower_reads_the_nodes_settings_as_they_are_meant(tmp_path: Path) -> None:
     data = tmp_path / "Ärzte und Kranke = all.jsonl"
     data.touch()
-    own = NodeConfig(1, 3, state_dir="/var/lib/a b", data=str(data), device="cuda:1")
+    own = NodeConfig(1, 3, state_dir="/var/lib/a b", data=str(data), device="cuda:1", worker="auto")
     assert parse_node_config(parse_config_args([node_config_text(own.flat())])) == own
 
 
@@ -134,6 +143,7 @@ def test_a_node_is_told_its_own_paths_and_keeps_states_in_its_folder(
     port = ["--appio", f"127.0.0.1:{free_port()}", "--partition-id", "1", "--num-partitions", "3"]
     assert main(["start", "supernode", *where, *port, "--data", "own.jsonl", "--print"]) == 0
     found = parse_config_args([told(shlex.split(capsys.readouterr().out))["--node-config"]])
+    assert found["worker"] == "auto"
     assert found["data"] == str(tmp_path / "own.jsonl")
     assert found["state-dir"] == str(tmp_path / "here" / "clients")
     assert main(["start", "supernode", *where, *port, "--data", "absent.jsonl", "--print"]) == 2
