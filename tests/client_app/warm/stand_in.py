@@ -32,7 +32,7 @@ def answer(message, context):
     return Message(RecordDict({"reply": ConfigRecord({"pid": os.getpid(), "said": ask["do"]})}), reply_to=message)
 """
 BROKEN = "raise ImportError('a library is not there')\n"
-PATIENCE_S = 20.0
+PATIENCE_S = 120.0
 
 
 def make_application(folder: Path, answering: str = ANSWERING) -> Path:

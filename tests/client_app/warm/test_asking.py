@@ -90,7 +90,7 @@ def test_it_ends_with_its_owner_even_while_it_works(states: Path, application: P
         owner.kill()
         owner.wait()
         with pytest.raises(WorkerError, match="ended in the middle"):
-            waiting.result(timeout=10)
+            waiting.result(timeout=60)
     assert workers(states) == []
     assert not list((states / FOLDER).glob("*.sock"))
 
