@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from client_app import batching
 from client_app.fisher import information, updated, with_momentum
+from client_app.own_share import update_share
 from client_app.start import Start
-from client_app.state import DIFFICULTY, FISHER
+from client_app.state import DIFFICULTY, FISHER, UPDATE_SHARE
 from data.batches import Encoded
 from federation.evaluation import stack_losses_on
 from federation.messages import Ask
@@ -44,12 +46,16 @@ def work_of(settings: Settings, ask: Ask, client: int, begun: Start, shard: Enco
         memory = {} if difficulty is None else {DIFFICULTY: difficulty}
         order = batching.in_order(settings, client, shard, difficulty)
     batches = batching.of_round(settings, shard, client, ask.round, order)
-    if settings.local.update_share == 1 or not _in_part(begun.layout, ask, settings):
+    in_part = _in_part(begun.layout, ask, settings)
+    share = update_share(settings, ask, client, begun, shard, in_part) if in_part else 1.0
+    if share is not None and settings.local.share_estimator:
+        memory |= {UPDATE_SHARE: torch.tensor([share])}
+    if share == 1:
         return Work(batches, moving(settings, begun.layout), memory)
     first = batches[: min(settings.local.fisher_batches, len(batches) // settings.local.local_epochs)]
     fisher = _information(settings, ask, begun, shard, first)
     memory |= {f"{FISHER}{name}": value for name, value in fisher.items()}
-    places = updated(begun.layout, fisher, settings.local.update_share, frozen(settings, begun.layout))
+    places = updated(begun.layout, fisher, 1.0 if share is None else share, frozen(settings, begun.layout))
     return Work(batches, places, memory)
 
 
