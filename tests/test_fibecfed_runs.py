@@ -58,7 +58,9 @@ def test_a_whole_run(make_flat: MakeFlat, model: str) -> None:
         kept = {name for name in state.local if not name.startswith(FISHER) and name != DIFFICULTY}
         assert kept == {name for name in names if name.startswith(f"lora.{1 - layer}.")}
         assert {name.removeprefix(FISHER) for name in state.local if name.startswith(FISHER)} == kept
-        assert (state.local[DIFFICULTY] > 0).all()
+    known = [state.local[DIFFICULTY] for state in states_of(ran).values() if DIFFICULTY in state.local]
+    assert known  # of those that a round left batches out for
+    assert all((one > 0).all() for one in known)
     own = open_model(ran.folder, client=next(iter(states_of(ran))))
     assert torch.isfinite(own.logits(["the cat 3"])).all()
 
@@ -171,8 +173,26 @@ def test_difficulties_are_worked_out_once(make_flat: MakeFlat, monkeypatch: pyte
     for server_round in (1, 2, 3):
         host.train(settings, question(settings, server_round, server_round - 1), 2, server_round - 1, store)
     assert len(asked) == 1
-    host.train(settings, question(settings, 4), 2, 0, MemoryStore())  # its state was lost
+    host.train(settings, question(settings, 2), 2, 0, MemoryStore())  # its state was lost
     assert len(asked) == 2
+
+
+def test_who_sees_all_its_batches_needs_no_difficulties_and_trains_alike_with_them(
+    make_flat: MakeFlat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the last of five rounds p = 1, whether a client was there before or not."""
+    settings, store = parse(make_flat(**{**FIBECFED, "update_share": 1.0})), MemoryStore()
+    host.train(settings, question(settings, 1), 2, 0, store)
+    state = store.resume(2, 1)
+    assert state is not None
+    known = MemoryStore()
+    known.keep(2, ClientState(4, 0, {DIFFICULTY: state.local[DIFFICULTY]}))
+    with_them = host.train(settings, question(settings, 5, 4), 2, 4, known)
+    monkeypatch.setattr(batching, "difficulties", None)
+    without = host.train(settings, question(settings, 5), 2, 0, MemoryStore())
+    assert with_them.delta is not None
+    assert without.delta is not None
+    assert torch.equal(with_them.delta, without.delta)
 
 
 # -- which matrix is trained, and which travels ------------------------------------------------------------
