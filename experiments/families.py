@@ -56,6 +56,7 @@ class Found:
         peft_away: between PEFT's model of the exported classifier and ours, at texts within the window if there is one.
         peft_away_beyond: the same at longer texts, where there is a window: PEFT's prompts count as text, and fall out of it.
         no_peft: why there is none.
+        unpadded_away: between a pass without padding and one with it; None for a family that keeps its padding.
     """
 
     family: str
@@ -66,6 +67,7 @@ class Found:
     peft_away: float | None = None
     peft_away_beyond: float | None = None
     no_peft: str = ""
+    unpadded_away: float | None = None
 
 
 def save(family: Family, folder: Path, *, classifier: bool = False) -> Path:
@@ -151,7 +153,21 @@ def measure(name: str, folder: Path) -> Found:
         peft_away=away,
         peft_away_beyond=_peft(family, folder, LENGTHS)[0] if family.windowed else None,
         no_peft=no_peft,
+        unpadded_away=_unpadded(model, inputs, scores),
     )
+
+
+def _unpadded(model: TunedModel, inputs: dict[str, Tensor], scores: Tensor) -> float | None:
+    """The largest difference of scores without padding, where the family lets it be left out."""
+    backbone = model.backbone
+    if not backbone.can_leave_out_padding():
+        return None
+    backbone.leaves_out_padding = True
+    try:
+        with torch.no_grad():
+            return float((model.logits(inputs) - scores).abs().max())
+    finally:
+        backbone.leaves_out_padding = False
 
 
 def _peft(family: Family, folder: Path, lengths: Sequence[int]) -> tuple[float | None, str]:
@@ -180,19 +196,20 @@ def _peft(family: Family, folder: Path, lengths: Sequence[int]) -> tuple[float |
 def as_table(found: Sequence[Found]) -> str:
     """Markdown, one row a family."""
     lines = [
-        "| family | works | label words | PEFT | longest text of 64 positions | why not |",
-        "|---|---|---|---|---|---|",
+        "| family | works | label words | PEFT | longest text of 64 positions | without padding | why not |",
+        "|---|---|---|---|---|---|---|",
     ]
     for row in found:
         if row.refused:
-            lines.append(f"| {row.family} | no | | | | {row.refused} |")
+            lines.append(f"| {row.family} | no | | | | | {row.refused} |")
             continue
         peft = "yes" if row.peft_away is not None and row.peft_away < 1e-5 else "no"
         peft = f"{peft}, up to the window" if row.peft_away_beyond else peft
         away = "" if peft != "no" or row.peft_away is None else f"its scores differ by {row.peft_away:.1e}"
         why = f"PEFT: {row.no_peft or away}" if row.no_peft or away else ""
         limit = "none" if row.positions is None else str(row.positions)
-        lines.append(f"| {row.family} | yes | {row.words} | {peft} | {limit} | {why} |")
+        unpadded = "no" if row.unpadded_away is None else "yes"
+        lines.append(f"| {row.family} | yes | {row.words} | {peft} | {limit} | {unpadded} | {why} |")
     return "\n".join(lines)
 
 

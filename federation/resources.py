@@ -165,6 +165,7 @@ def _backbone(model: ModelSettings, seed: int, words: tuple[str, ...]) -> Backbo
         autocast=model.autocast,
         quantisation=model.quantisation,
         gradient_checkpointing=model.gradient_checkpointing,
+        unpadding=model.unpadding,
     )
 
 

@@ -135,6 +135,7 @@ class ModelSettings:
     autocast: str = _choice("none", "bfloat16", "float16")
     quantisation: str = _choice("none", "int8", "int4")
     gradient_checkpointing: bool = _flag()
+    unpadding: bool = _flag()
     head: str = _choice("auto", "linear", "model", "masked-lm", "causal-lm")
     label_loss: str = _choice("vocabulary", "label-words")
     tuned: str = _choice(*TECHNIQUES)

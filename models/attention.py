@@ -17,6 +17,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from models.hooks import Hook
+from models.unpadding import Unpadded
 
 NAME = "fedpeptao_prompts"
 
@@ -27,13 +28,15 @@ class PromptSlot:
 
     `prompt` is [C, 2, kv_heads, N_p, head_dim] float32 or None; `owner` [B] int64 gives the client of each row of
     the batch, None where C = 1. A list `seen` gets the keys and values of each pass, [2, B, kv_heads, T, head_dim].
-    `hooks` are those that a technique has on modules of the layer, for one forward pass.
+    `hooks` are those that a technique has on modules of the layer, for one forward pass. `unpadded`: in that pass the layer's
+    texts come as one row without padding.
     """
 
     prompt: Tensor | None = None
     owner: Tensor | None = None
     seen: list[Tensor] | None = None
     hooks: tuple[tuple[nn.Module, Hook], ...] = ()
+    unpadded: Unpadded | None = None
 
     def rows(self, batch: int) -> Tensor | None:
         """Prompts [B, 2, kv_heads, N_p, head_dim] by row of the batch; None without a prompt."""
@@ -62,6 +65,23 @@ def prompt_attention(
     [B or 1, heads or 1, T, T]) gets N_p columns in front that every text position sees.
     """
     slot = getattr(module, "prompt_slot", None)
+    tokens = slot.unpadded if isinstance(slot, PromptSlot) else None
+    if tokens is None:
+        return _attention(module, slot, query, key, value, attention_mask, **kwargs), None
+    query, key, value = (tokens.pad(part.transpose(1, 2)).transpose(1, 2) for part in (query, key, value))
+    return tokens.pack(_attention(module, slot, query, key, value, attention_mask, **kwargs)), None
+
+
+def _attention(
+    module: nn.Module,
+    slot: PromptSlot | Recorder | None,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    **kwargs: Any,
+) -> Tensor:
+    """[B, T, heads, head_dim] of a batch."""
     if isinstance(slot, Recorder):
         slot.calls.append((module, tuple(key.shape), tuple(value.shape)))
     elif slot is not None and slot.seen is not None:
@@ -73,8 +93,8 @@ def prompt_attention(
     if kwargs.get("softcap") is not None:
         if attention_mask is None:
             attention_mask = _see_prompts(None, query, 0, causal=_is_causal(module, kwargs))
-        return _soft_capped(query, key, value, attention_mask, **kwargs), None
-    return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+        return _soft_capped(query, key, value, attention_mask, **kwargs)
+    return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)[0]
 
 
 def _see_prompts(mask: Tensor | None, query: Tensor, prompt_tokens: int, *, causal: bool) -> Tensor | None:

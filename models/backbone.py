@@ -24,9 +24,10 @@ from models.label_words import word_tokens
 from models.language_head import Gather, LanguageHead, place_gather
 from models.language_kind import LANGUAGE
 from models.positions import Positions
-from models.probe import Probed, probe
+from models.probe import Probed, differ, probe, tolerance
 from models.quantisation import KINDS as QUANTISED
 from models.recompute import recompute_blocks
+from models.unpadding import LEAST_PADDING, unpadded
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -40,6 +41,7 @@ class Backbone:
         head: what is tuned of the head; None until `build_head`.
         language: how a language model scores classes; None with another head.
         autocast: type of the forward pass, None for that of the weights.
+        leaves_out_padding: whether forward passes of one client go without padding.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class Backbone:
         self.head: heads.Head | None = None  # until the labels are known
         self.language: LanguageHead | None = None
         self.autocast: torch.dtype | None = None
+        self.leaves_out_padding = False
         self._classes = 0
         self.blocks, self.attention = probed.blocks, probed.attention
         self._missing, self._dropout = checkpoint.missing, dropout
@@ -207,6 +210,33 @@ class Backbone:
         states = inputs.get("entering")
         return nullcontext() if states is None else self.entering(layer, states)
 
+    def unpadded(self, mask: Tensor, layer: int = 0) -> AbstractContextManager[None]:
+        """While it is open, a batch with this mask [B, T] goes from `layer` on without padding, where that pays."""
+        if not self.leaves_out_padding or float(mask.float().mean()) > 1 - LEAST_PADDING:
+            return nullcontext()
+        return unpadded(self.blocks[layer:], self.slots[layer:], mask)
+
+    @torch.no_grad()
+    def can_leave_out_padding(self) -> bool:
+        """Measured: whether two texts of other lengths end, without padding, in the states that they have with it."""
+        mask = torch.tensor([[1] * 7, [1] * 3 + [0] * 4], device=self.device)
+        ids = torch.arange(3, 17, device=self.device).view(2, 7)
+        inputs = {"input_ids": ids * mask + (1 - mask) * int(self.tokenizer.pad_token_id or 0), "attention_mask": mask}
+        states = self.last_states(inputs)
+        try:
+            with unpadded(self.blocks, self.slots, mask):
+                other = self.last_states(inputs)
+        except (
+            IndexError,
+            KeyError,
+            RuntimeError,
+            TypeError,
+            ValueError,
+        ):  # of blocks that take more than states by token
+            return False
+        real = mask.bool()
+        return differ(states[real], other[real]) <= tolerance(self.model.dtype)
+
     @torch.no_grad()
     def block_outputs(self, inputs: dict[str, Tensor]) -> list[Tensor]:
         """Output [B, T, d] of each block, in the backbone's type, for the score (section 2.1 of docs/ALGORITHMS.md).
@@ -272,6 +302,7 @@ def load_backbone(
     autocast: str = "none",
     quantisation: str = "none",
     gradient_checkpointing: bool = False,
+    unpadding: bool = False,
 ) -> Backbone:
     """Load, freeze and probe a model.
 
@@ -288,6 +319,7 @@ def load_backbone(
         autocast: "none", "bfloat16" or "float16", of the forward pass.
         quantisation: "none", "int8" or "int4", of the base model's linear layers.
         gradient_checkpointing: compute a block's activations again in the backward pass in place of keeping them.
+        unpadding: leave padding out of what is done token by token, where the family lets it, and without checkpointing.
 
     Raises:
         InputError: naming model, head, words, dtype, device, backbone-dropout, autocast or quantisation.
@@ -310,6 +342,7 @@ def load_backbone(
     backbone.autocast = None if autocast == "none" else _DTYPES[autocast]
     if gradient_checkpointing:
         recompute_blocks(probed.blocks, probed.slots)
+    backbone.leaves_out_padding = unpadding and not gradient_checkpointing and backbone.can_leave_out_padding()
     return backbone
 
 

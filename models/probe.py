@@ -113,9 +113,19 @@ def _check_agreement(model: PreTrainedModel, ours: Tensor, name: str) -> None:
         own = _output(model)
     finally:
         model.set_attn_implementation(NAME)
-    away = float((ours - own).norm() / own.norm())
-    if not away <= (_EXACT if model.dtype == torch.float32 else _HALF):
+    away = differ(ours, own)
+    if not away <= tolerance(model.dtype):
         raise _refusal(name, f"its own attention has terms that are lost here (outputs differ by {away:.0%})")
+
+
+def differ(one: Tensor, other: Tensor) -> float:
+    """By how much, of the second one's norm."""
+    return float((one.float() - other.float()).norm() / other.float().norm())
+
+
+def tolerance(dtype: torch.dtype) -> float:
+    """Up to which two outputs are the same but for the order of sums."""
+    return _EXACT if dtype == torch.float32 else _HALF
 
 
 def _blocks(model: PreTrainedModel, attention: dict[int, nn.Module], name: str) -> tuple[nn.Module, ...]:

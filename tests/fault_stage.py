@@ -24,6 +24,12 @@ from tests.small_runs import Flat, Ran, examples, small, write_jsonl
 
 VICTIM, ROUND, ROUNDS = 2, 2, 4
 """The client that something happens to, the round in which it does, and how many rounds there are."""
+DEADLINE_S = 5.0
+"""Of a round that waits in vain: time enough for all others on a machine that is busy."""
+
+
+Strike = Callable[["Stage"], None]
+"""Does the harm, and asserts what the table says of it."""
 
 
 class DeathError(BaseException):
@@ -151,12 +157,18 @@ def harmed(path: Path, how: str) -> bytes:
 class Shuffled(InProcessGrid):
     """Replies in another order than the questions', each question answered when it is pulled."""
 
-    def __init__(self, flat: Flat, order: Callable[[list[str]], list[str]]) -> None:
-        super().__init__(app, flat, 5)
+    def __init__(self, flat: Flat, order: Callable[[list[str]], list[str]], client_app: ClientCall = app) -> None:
+        super().__init__(client_app, flat, 5)
         self._order = order
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         return super().pull_messages(self._order(list(message_ids)))
+
+
+def harms(message: Message) -> bool:
+    """Whether it is the victim's training message of that round."""
+    about = message.metadata
+    return (about.message_type, about.dst_node_id, about.group_id) == ("train", 1000 + VICTIM, str(ROUND))
 
 
 class FullDisk:

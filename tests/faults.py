@@ -9,9 +9,7 @@ A fault is a function that does the harm, and asserts what the table says of it.
 from __future__ import annotations
 
 import json
-import random
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,12 +34,11 @@ from server_app.rounds import Rounds
 from server_app.run_folder import RunFolder
 from strategies.fedpeptao import FedPepTAO
 from strategies.shell import PromptStrategy
-from tests import faults_coming
+from tests import faults_coming, faults_messages
 from tests.coming import AGAIN, FIRST
-from tests.fault_stage import ROUND, VICTIM, DeathError, FullDisk, Shuffled, Stage, harmed, same_end
+from tests.fault_stage import DEADLINE_S, ROUND, VICTIM, DeathError, FullDisk, Stage, Strike, harmed, harms, same_end
 
 PAGE = RESULTS.parent / "docs" / "FAULTS.md"
-Strike = Callable[[Stage], None]
 NOTHING, ITS_ROUND, ITS_PART = "nothing", "the work of the round it died in", "that client's part of that round"
 ITS_ROUNDS = "that client's part of the rounds between"
 
@@ -310,8 +307,7 @@ def bad_update(spoil: Spoil, why: str) -> Strike:
     def strike(stage: Stage) -> None:
         def spoilt(message: Message, context: Context) -> Message:
             reply = app(message, context)
-            about = message.metadata
-            if (about.message_type, about.dst_node_id, about.group_id) == ("train", 1000 + VICTIM, str(ROUND)):
+            if harms(message):
                 spoil(reply.content)
             return reply
 
@@ -380,90 +376,6 @@ BAD_UPDATES: dict[str, Strike] = {
 }
 
 
-# -- messages and clocks -----------------------------------------------------------------------------------
-
-
-def in_every_order(stage: Stage) -> None:
-    flat = stage.flat()
-    whole = stage.whole(flat)
-    rng = random.Random(0)
-    for number, order in enumerate((lambda ids: ids[::-1], lambda ids: rng.sample(ids, len(ids)))):
-        other = {**flat, "runs-dir": str(stage.folder / f"order-{number}")}
-        assert same_end(stage.go(other, Shuffled(other, order)), whole)
-
-
-def twice(stage: Stage) -> None:
-    """A second copy of each reply changes nothing."""
-    flat = stage.flat()
-    whole = stage.whole(flat)
-    with stage.patch.context() as patch:
-        real = PromptStrategy.close_round
-
-        def doubled(own: PromptStrategy, server_round: int, exchanges: Any, attempt: int = 0) -> Any:
-            return real(own, server_round, (one for exchange in exchanges for one in (exchange, exchange)), attempt)
-
-        patch.setattr(PromptStrategy, "close_round", doubled)
-        ran = stage.go(flat)
-    assert same_end(ran, whole)
-    assert all(line["dropped"] for line in ran.lines[1:])
-
-
-class Deaf(Shuffled):
-    """The victim's training message of one round is not answered before some later pull, or never."""
-
-    def __init__(self, flat: Any, answered: bool) -> None:
-        super().__init__(flat, self._without)
-        self._ids: list[str] = []
-        self._answered = answered
-
-    def push_messages(self, messages: Any) -> Any:
-        messages = list(messages)
-        ids = list(super().push_messages(messages))
-        for one, message in zip(ids, messages, strict=True):
-            about = message.metadata
-            if (about.message_type, about.dst_node_id, about.group_id) == ("train", 1000 + VICTIM, str(ROUND)):
-                self._ids.append(one)
-            elif self._ids and self._answered and about.group_id == str(ROUND + 2):
-                self._ids.clear()  # now it may answer
-        return ids
-
-    def _without(self, ids: list[str]) -> list[str]:
-        return [one for one in reversed(ids) if one not in self._ids]
-
-
-def unanswered(answered: bool) -> Strike:
-    """The round closes at its deadline without it."""
-
-    def strike(stage: Stage) -> None:
-        flat = stage.flat(round_timeout_s=1.5)
-        ran = stage.go(flat, Deaf(flat, answered))
-        assert ran.lines[ROUND]["missing"] == [VICTIM]
-        assert [line["accepted"] for line in ran.lines[1:]] == [5, 4, 5, 5]
-        assert sum(line["late"] or 0 for line in ran.lines) == int(answered)
-        assert torch.isfinite(torch.cat([value.flatten() for value in ran.parameters.values()])).all()
-
-    return strike
-
-
-def clock(stage: Stage) -> None:
-    """Set back by years in the middle, then forth."""
-    flat = stage.flat()
-    whole = stage.whole(flat)
-    real, calls = time.time, [0]
-
-    def wrong() -> float:
-        calls[0] += 1
-        return real() + (-(10**9) if calls[0] % 2 else 10**9)
-
-    with stage.patch.context() as patch:
-        patch.setattr(time, "time", wrong)
-        with stage.death(FedPepTAO, "step", ROUND):
-            stage.go(flat)
-        ran = stage.go_on(flat)
-    assert calls[0]
-    assert same_end(ran, whole)
-
-
 FAULTS: tuple[Fault, ...] = (
     *(
         Fault(f"server killed {when}", "gone on with, it ends with the same bits", lost, strike)
@@ -497,11 +409,22 @@ FAULTS: tuple[Fault, ...] = (
         Fault(f"update {what}", "refused, counted, named; the round closes without it", ITS_PART, strike)
         for what, strike in BAD_UPDATES.items()
     ),
-    Fault("replies in any order", "the same bits", NOTHING, in_every_order),
-    Fault("each reply twice", "the second is dropped: the same bits", NOTHING, twice),
-    Fault("a reply too late", "dropped and counted; its client goes on from before", ITS_PART, unanswered(True)),
-    Fault("a reply that never comes", "the round closes at its deadline", ITS_PART, unanswered(False)),
-    Fault("clock set back and forth", "the same bits", NOTHING, clock),
+    Fault(
+        "a reply in another client's name",
+        "dropped and counted; that one's own counts; the round closes without the sender's",
+        "the sender's part of that round",
+        faults_messages.in_anothers_name,
+    ),
+    Fault("replies in any order", "the same bits", NOTHING, faults_messages.in_every_order),
+    Fault("each reply twice", "the second is dropped: the same bits", NOTHING, faults_messages.twice),
+    Fault(
+        "a reply too late",
+        "dropped and counted; its client goes on from before",
+        ITS_PART,
+        faults_messages.unanswered(True),
+    ),
+    Fault("a reply that never comes", "the round closes at its deadline", ITS_PART, faults_messages.unanswered(False)),
+    Fault("clock set back and forth", "the same bits", NOTHING, faults_messages.clock),
     Fault("a node joins a run that has begun", "its client takes part from then on", NOTHING, faults_coming.joins),
     *(
         Fault(f"a node leaves and returns{how}", "its client is not asked meanwhile, and goes on", ITS_ROUNDS, strike)
@@ -546,7 +469,7 @@ def page(rows: list[dict[str, Any]], made: dict[str, Any]) -> str:
         "Each row is done on purpose in a small run (5 clients, 4 rounds, a random two-layer model, the in-process grid),",
         "and is a test (`tests/test_faults.py`). *The same bits* are those of a run without the fault: shared parameters,",
         "every client's model, every round's figures. Seconds are what the fault cost there: the time of all parts less that",
-        "of the run without it (tenths are noise); where a deadline is waited for, it is 1.5 s.",
+        f"of the run without it (tenths are noise); where a deadline is waited for, it is {DEADLINE_S:g} s.",
         f"Made by `python -m tests.faults` on {made['cpu']}; raw: [results/faults.json](../results/faults.json).",
         "What an operator does: [RECOVERY.md](RECOVERY.md).",
         "",

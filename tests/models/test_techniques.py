@@ -152,6 +152,23 @@ def test_the_same_gradient_where_activations_are_computed_again(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_the_same_scores_and_gradient_without_padding(checkpoint: Folders, technique: str, family: str) -> None:
+    found, gradients = [], []
+    for unpadding in (False, True):
+        backbone = load_backbone(str(checkpoint(family)), unpadding=unpadding)
+        assert backbone.leaves_out_padding == unpadding
+        backbone.build_head("model", 3)
+        model = tuned(backbone, technique)
+        row = filled(model).requires_grad_()
+        found.append(scores(model, row, texts(family)))
+        weighted(found[-1]).backward()
+        gradients.append(row.grad)
+        assert all(slot.unpadded is None for slot in backbone.slots)
+    torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_it_works_on_a_backbone_in_half_precision(checkpoint: Folders, technique: str, family: str) -> None:
     backbone = load_backbone(str(checkpoint(family)), dtype="bfloat16")
     backbone.build_head("model", 3)
