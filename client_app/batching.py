@@ -29,7 +29,7 @@ def difficulties(settings: Settings, model: TunedModel, shard: Encoded, labels: 
     losses = stack_losses_on(model, shard, labels)
     found = torch.zeros(len(shard))
     try:
-        for places in by_length(model.backbone, shard, range(len(shard)), settings.local.batch_size):
+        for places in by_length(shard, range(len(shard)), settings.local.batch_size):
             squares = squared_gradients(row, losses, places, together=not model.of_one_client())
             found[places] = squares[:, :size].sum(dim=1).cpu()
     finally:

@@ -26,7 +26,7 @@ from client_app.work import moving, work_of
 from data.batches import Encoded, joined
 from federation import resources
 from federation.channels import make_channels
-from federation.evaluation import Counts, count, grouped_losses_on, losses_on, stack_losses_on
+from federation.evaluation import Counts, count, losses_on, stack_losses_on
 from federation.messages import Ask, EvaluateReply, Evaluation, RollCallReply, TrainReply
 from federation.metrics import ACCURACY
 from federation.randomness import torch_seed
@@ -119,9 +119,7 @@ def train_together(
     optimizer = device_optimizer(settings, ask, blocks, device, _moments(begun, device))
     places = [one.places.to(device) for one in work if one.places is not None]
     priors = [one.log_prior for one in begun if one.log_prior is not None]
-    # a curriculum's batches are of any lengths
-    losses_on_all = stack_losses_on if settings.curriculum.curriculum == "none" else grouped_losses_on
-    losses = losses_on_all(model, joined(shards), ask.labels, layout, torch.cat(priors) if priors else None)
+    losses = stack_losses_on(model, joined(shards), ask.labels, layout, torch.cat(priors) if priors else None)
     with _in_training(settings, model, clients[0], ask.round):
         result = local_update(
             torch.stack([one.row for one in begun]).to(device),

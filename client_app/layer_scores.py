@@ -41,11 +41,10 @@ def _by_perturbation(settings: Settings, client: int, train: Encoded) -> list[fl
     model, wanted = resources.tuned(settings, layers, labels), targets(train, labels)
     rng = generator(settings.federation.seed, "score", client)
     chosen = rng.permutation(len(train))[: settings.selection.perturbation_examples].tolist()
-    groups, changes = by_length(model.backbone, train, chosen, settings.local.batch_size), []
+    changes = []
     model.bind(model.initial(settings.federation.seed, settings.model.prompt_init_std)[None].to(model.backbone.device))
     try:
-        for group in groups:
-            rows = [chosen[place] for place in group]
+        for rows in by_length(train, chosen, settings.local.batch_size):
             inputs = batch_inputs(model.backbone, train, rows)
             changes.append(layer_changes(model, inputs, wanted[rows], settings.selection.perturbation))
     finally:

@@ -93,7 +93,7 @@ def _information(
         return losses(row.expand(len(values), -1).index_copy(1, where, values), batch)
 
     examples = [place for batch in batches for place in batch]  # a mean over them is the same in any groups
-    groups = [[examples[place] for place in group] for group in by_length(model.backbone, shard, examples, size)]
+    groups = by_length(shard, examples, size)
     try:
         new = information(row[where], losses_of_part, groups, together=not model.of_one_client()).cpu()
     finally:

@@ -19,8 +19,6 @@ from data.templates import fill, template_of, tokenise
 from fedpeptao.errors import InputError
 
 POOL_BATCHES = 8
-PASS_TOKENS = 30
-"""What a forward and backward pass costs beside its tokens, in tokens: all-MiniLM-L6-v2 on one thread of a CPU."""
 
 
 @dataclass(frozen=True)
@@ -198,27 +196,6 @@ def length_batches(lengths: Sequence[int], batch_size: int, rng: np.random.Gener
     order = order[np.lexsort((sizes, pool))]
     batches = [order[start : start + batch_size].tolist() for start in range(0, len(order), batch_size)]
     return [batches[place] for place in rng.permutation(len(batches))]
-
-
-def length_groups(lengths: Sequence[int], most: int, pass_tokens: int = PASS_TOKENS) -> list[list[int]]:
-    """All places in groups of similar length, the shortest first: what is padded and the passes together cost least.
-
-    Args:
-        lengths: tokens of each text.
-        most: texts of a group.
-    """
-    order = sorted(range(len(lengths)), key=lambda place: lengths[place])
-    best: list[tuple[int, int]] = [(0, 0)]  # by how many texts: the least cost, and where the last group begins
-    for end in range(1, len(order) + 1):
-        longest = lengths[order[end - 1]]
-        begins = range(max(0, end - most), end)
-        best.append(min((best[begin][0] + (end - begin) * longest + pass_tokens, begin) for begin in begins))
-    groups, end = [], len(order)
-    while end:
-        begin = best[end][1]
-        groups.append(order[begin:end])
-        end = begin
-    return groups[::-1]
 
 
 def fixed_batches(count: int, batch_size: int, rng: np.random.Generator) -> list[list[int]]:

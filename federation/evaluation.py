@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from data.batches import Encoded, length_groups, pad
+from data.batches import Encoded, pad
 from models.backbone import Backbone
 from models.layout import Layout
 from models.tuned_model import TunedModel
@@ -97,38 +97,9 @@ def stack_losses_on(
     return losses
 
 
-def grouped_losses_on(
-    model: TunedModel,
-    encoded: Encoded,
-    labels: Sequence[str],
-    layout: Layout | None = None,
-    log_priors: Tensor | None = None,
-) -> Callable[[Tensor, Sequence[Sequence[int]]], Tensor]:
-    """The same losses but for rounding, in less time where a batch's texts differ much in length: in passes of similar ones."""
-    wanted = targets(encoded, labels).to(model.backbone.device)
-
-    def losses(rows: Tensor, batch: Sequence[Sequence[int]]) -> Tensor:
-        sizes = torch.tensor([len(examples) for examples in batch])
-        examples = [example for own in batch for example in own]
-        owner = torch.arange(len(rows)).repeat_interleave(sizes).to(rows.device)
-        priors = None if log_priors is None else log_priors[: len(rows)]
-        total = rows.new_zeros(len(rows))
-        for group in by_length(model.backbone, encoded, examples, len(examples)):
-            chosen = [examples[place] for place in group]
-            model.bind(rows, layout, owner[group], priors)
-            each = model.loss(model_inputs(model, encoded, chosen), wanted[chosen], "none")
-            total = total.index_add(0, owner[group], each)
-        return total / sizes.to(rows.device)
-
-    return losses
-
-
-def by_length(backbone: Backbone, encoded: Encoded, examples: Sequence[int], most: int) -> list[list[int]]:
-    """Places among the examples, in groups of at most so many and of similar length; on an accelerator in few groups."""
-    lengths = [len(encoded.input_ids[example]) for example in examples]
-    if backbone.device.type == "cpu":
-        return length_groups(lengths, most)
-    order = sorted(range(len(lengths)), key=lambda place: lengths[place])
+def by_length(encoded: Encoded, examples: Sequence[int], most: int) -> list[list[int]]:
+    """The examples in groups of at most so many and of similar length, the shortest first."""
+    order = sorted(examples, key=lambda example: len(encoded.input_ids[example]))
     return [order[start : start + most] for start in range(0, len(order), most)]
 
 

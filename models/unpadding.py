@@ -1,8 +1,8 @@
 """Padding left out of everything that a model does token by token.
 
 A padded batch [B, T, d] enters the blocks as one row of its N real tokens [1, N, d]. Attention alone sees a batch again, with its
-masks and prompts (models/attention.py); behind the last block so does all the rest. Texts of one batch differ in length, and linear
-layers are most of the work: what padding costs there is gone. Results are those with padding, but for the order of sums.
+masks and prompts (models/attention.py); behind the last block so does all the rest. Texts of one batch differ in length, and
+linear layers are most of the work: what padding costs there is gone. Results are those with padding, but for the order of sums.
 """
 
 from __future__ import annotations

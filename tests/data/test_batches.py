@@ -1,6 +1,4 @@
 import importlib.util
-import itertools
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +10,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from data.batches import POOL_BATCHES, Encoded, encode, length_batches, length_groups, pad, score_batches
+from data.batches import POOL_BATCHES, Encoded, encode, length_batches, pad, score_batches
 from fedpeptao.errors import InputError
 
 WORDS = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "a", "b", "c", "d", "e"]
@@ -128,29 +126,6 @@ def test_batches_are_of_similar_length_and_change_from_epoch_to_epoch() -> None:
     assert {frozenset(batch) for batch in first}.isdisjoint({frozenset(batch) for batch in second})
     means = [np.mean([lengths[i] for i in batch]) for batch in first]
     assert abs(np.corrcoef(np.arange(len(means)), means)[0, 1]) < 0.4  # not from short to long
-
-
-def test_groups_of_similar_length_by_hand() -> None:
-    """5 x 10 tokens and a pass are 60; 4 x 2 and one of 10, 18 and two passes."""
-    assert length_groups([2, 10, 2, 2, 2], 8, 10) == [[0, 2, 3, 4], [1]]
-    assert length_groups([2, 10, 2, 2, 2], 8, 33) == [[0, 2, 3, 4, 1]]
-    assert length_groups([2, 10, 2, 2, 2], 2, 0) == [[0, 2], [3, 4], [1]]
-    assert length_groups([], 8) == []
-
-
-@given(st.lists(st.integers(1, 40), min_size=1, max_size=7), st.integers(1, 7), st.integers(0, 30))
-def test_no_other_groups_cost_less(lengths: list[int], most: int, pass_tokens: int) -> None:
-    def cost(groups: Sequence[Sequence[int]]) -> int:
-        return sum(len(group) * max(lengths[place] for place in group) + pass_tokens for group in groups)
-
-    found = length_groups(lengths, most, pass_tokens)
-    assert sorted(place for group in found for place in group) == list(range(len(lengths)))
-    assert max(map(len, found)) <= most
-    order = sorted(range(len(lengths)), key=lambda place: lengths[place])
-    for cuts in itertools.product([False, True], repeat=len(lengths) - 1):
-        edges = [0, *(place + 1 for place, cut in enumerate(cuts) if cut), len(lengths)]
-        groups = [order[begin:end] for begin, end in itertools.pairwise(edges)]
-        assert max(map(len, groups)) > most or cost(found) <= cost(groups)
 
 
 def test_score_batches_are_full_and_distinct() -> None:
