@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.machines, pytest.mark.usefixtures("n
 FIBECFED: dict[str, Any] = {
     **{"tuned": "lora", "lora_rank": 4, "score": "perturbation", "curriculum": "linear", "curriculum_full": 0.5},
     **{"update_share": "plateau", "curvature_steps": 8, "drift_correction": "none", "server_optimizer": "none"},
-    **{"clients": 4, "clients_per_round": 4, "rounds": 3, "batch_size": 4},
+    **{"clients": NODES, "clients_per_round": NODES, "rounds": 3, "batch_size": 4},
 }
 
 
@@ -65,7 +65,7 @@ def test_a_killed_node_costs_no_bit(federation: Deployed, told: dict[str, Scalar
     """In round 2; the round waits for its quorum, the node comes back and goes on from its accepted states."""
     federation.start_server()
     join(federation, NODES)
-    federation.start_run({**told, "quorum": 4, "quorum-wait-s": 180.0})
+    federation.start_run({**told, "quorum": NODES, "quorum-wait-s": 180.0})
     federation.wait(lambda: federation.log("node0").count("Start `flwr-clientapp`") == 3, "round 2", LIMIT_S)
     kill(federation, "node0")
     federation.processes["node0"].wait()
