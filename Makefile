@@ -7,7 +7,7 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 PYTHON ?= python3.11
 VENV ?= .venv
 ARGS ?=
-GRIDS ?= tuning main rivals ablation
+GRIDS ?= tuning main rivals ablation fibecfed
 ALGORITHM ?= fedpeptao
 BIN = $(VENV)/bin
 
@@ -35,7 +35,7 @@ test: venv-dev ## all tests but those of test-deployment (ARGS: of pytest)
 	@exec $(BIN)/python -m pytest $(ARGS)
 
 test-deployment: venv-dev ## faults of real processes, with TLS and keys: some minutes (ARGS: of pytest)
-	@exec $(BIN)/python -m pytest -m machines $(ARGS) tests/test_deployment.py tests/test_deployment_faults.py tests/test_deployment_worker.py
+	@exec $(BIN)/python -m pytest -m machines $(ARGS) tests/test_deployment.py tests/test_deployment_faults.py tests/test_deployment_worker.py tests/test_fibecfed_deployed.py
 
 test-fast: venv-dev ## the tests that start neither Ray nor servers and take no minutes (ARGS: of pytest)
 	@exec $(BIN)/python -m pytest -m "not slow" $(ARGS)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from client_app.fisher import squared_gradients
 from data.batches import Encoded, fixed_batches, length_batches
-from federation.evaluation import stack_losses_on
+from federation.evaluation import by_length, stack_losses_on
 from federation.randomness import generator
 from federation.settings import Settings
 from models.tuned_model import TunedModel
@@ -27,16 +27,20 @@ def difficulties(settings: Settings, model: TunedModel, shard: Encoded, labels: 
     row = model.initial(settings.federation.seed, settings.model.prompt_init_std).to(model.backbone.device)
     size = sum(entry.size for entry in model.technique.entries)
     losses = stack_losses_on(model, shard, labels)
-    by_length = sorted(range(len(shard)), key=lambda place: (len(shard.input_ids[place]), place))
     found = torch.zeros(len(shard))
     try:
-        for start in range(0, len(shard), settings.local.batch_size):
-            places = by_length[start : start + settings.local.batch_size]
+        for places in by_length(shard, range(len(shard)), settings.local.batch_size):
             squares = squared_gradients(row, losses, places, together=not model.of_one_client())
             found[places] = squares[:, :size].sum(dim=1).cpu()
     finally:
         model.unbind()
     return found
+
+
+def leaves_out(settings: Settings, examples: int, server_round: int) -> bool:
+    """Whether a client with so many examples has batches that it does not see in a round."""
+    count = -(-examples // settings.local.batch_size)
+    return settings.pacing.batches(count, server_round) < count
 
 
 def needs_difficulties(settings: Settings) -> bool:
@@ -47,18 +51,17 @@ def needs_difficulties(settings: Settings) -> bool:
 def in_order(settings: Settings, client: int, shard: Encoded, difficulty: Tensor | None) -> Batches:
     """A client's fixed batches as its curriculum comes to them: by the mean over their examples, ties by index.
 
-    difficulty: f(s) of each example, [n], where the order follows from it.
+    difficulty: f(s) of each example, [n], where the order follows from it; None where the client sees all of them.
     """
     rng = generator(settings.federation.seed, "curriculum", client)
     batches = fixed_batches(len(shard), settings.local.batch_size, rng)
     match settings.curriculum.curriculum_order:
-        case "random":  # as they were shuffled
-            return batches
         case "short":
             keys = np.array([len(ids) for ids in shard.input_ids], dtype=np.float64)
-        case order:
-            assert difficulty is not None
+        case "easy" | "hard" as order if difficulty is not None:
             keys = difficulty.double().numpy() * (-1 if order == "hard" else 1)
+        case _:  # as they were shuffled
+            return batches
     return sorted(batches, key=lambda batch: float(keys[batch].mean()))  # Python's sort keeps ties as they are
 
 

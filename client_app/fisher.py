@@ -64,6 +64,6 @@ def _places(entry: Entry, fisher: Tensor | None, share: float) -> Tensor:
         return places.flatten()
     by_row = matrix_of(entry.name) == "B"
     scores = fisher.sum(dim=1 if by_row else 0)
-    count = math.ceil(share * len(scores) - 1e-6)
+    count = max(1, math.ceil(share * len(scores) - 1e-6))
     best = scores.sort(descending=True, stable=True).indices[:count].sort().values  # ties to the lower one
     return (places[best] if by_row else places[:, best]).flatten()

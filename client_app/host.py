@@ -17,7 +17,8 @@ from torch import Tensor
 
 from client_app.batching import stacked, whole_epochs
 from client_app.layer_scores import layer_scores
-from client_app.local_update import SGD, Adam, DeviceOptimizer, LocalResult, Moments, Pull, SharedAdam, local_update
+from client_app.local_update import Adam, DeviceOptimizer, LocalResult, Moments, Pull, local_update
+from client_app.optimizers import device_optimizer
 from client_app.slower import Slower
 from client_app.sparse import Sparse
 from client_app.start import Start, shard_of, start, travelling, travelling_layout
@@ -288,20 +289,6 @@ def _in_part(settings: Settings, optimizer: DeviceOptimizer, places: Sequence[Te
 def _pull(settings: Settings, ask: Ask, shared: int) -> Pull | None:
     mu = 0.0 if ask.warm_up else settings.local.proximal
     return Pull(mu, shared) if mu else None
-
-
-def device_optimizer(
-    settings: Settings, ask: Ask, blocks: Sequence[slice], device: torch.device, moments: Moments | None = None
-) -> DeviceOptimizer:
-    """One for this round; moments: to go on with, None for a fresh start."""
-    local = settings.local
-    if local.device_optimizer == "sgd":
-        return SGD(local.learning_rate, local.clip_norm, local.device_momentum)
-    if ask.second_moments is None:  # not shared, or the first round: the device's own v
-        return Adam(local.learning_rate, local.weight_decay, local.clip_norm, moments)
-    sizes = torch.tensor([block.stop - block.start for block in blocks])
-    vbar = ask.second_moments.repeat_interleave(sizes).to(device)
-    return SharedAdam(local.learning_rate, local.weight_decay, local.clip_norm, vbar, moments)
 
 
 def _evaluate(settings: Settings, begun: Start, shard: Encoded, labels: Sequence[str], shared_too: bool) -> Evaluation:

@@ -10,7 +10,7 @@ import torch
 
 from data.batches import Encoded, score_batches
 from federation import resources
-from federation.evaluation import batch_inputs, targets
+from federation.evaluation import batch_inputs, by_length, targets
 from federation.randomness import generator
 from federation.settings import Settings
 from models.perturbation import layer_changes
@@ -41,12 +41,10 @@ def _by_perturbation(settings: Settings, client: int, train: Encoded) -> list[fl
     model, wanted = resources.tuned(settings, layers, labels), targets(train, labels)
     rng = generator(settings.federation.seed, "score", client)
     chosen = rng.permutation(len(train))[: settings.selection.perturbation_examples].tolist()
-    chosen.sort(key=lambda place: len(train.input_ids[place]))
-    size, changes = settings.local.batch_size, []
+    changes = []
     model.bind(model.initial(settings.federation.seed, settings.model.prompt_init_std)[None].to(model.backbone.device))
     try:
-        for start in range(0, len(chosen), size):
-            rows = chosen[start : start + size]
+        for rows in by_length(train, chosen, settings.local.batch_size):
             inputs = batch_inputs(model.backbone, train, rows)
             changes.append(layer_changes(model, inputs, wanted[rows], settings.selection.perturbation))
     finally:

@@ -19,6 +19,8 @@ DIFFICULTY = "difficulty"
 """Name of f(s) of the client's training examples, [n]."""
 FISHER = "fisher."
 """Before the names of matrices: their Fisher information over the client's rounds."""
+UPDATE_SHARE = "update share"
+"""Name of r_i, the client's own share of what it updates outside S, [1]."""
 LOG_PRIOR = "log prior"
 """Name of what the client adds to its class scores, [classes] in nats."""
 
@@ -35,7 +37,7 @@ class ClientState:
         round: the round that made it.
         epoch: of its control variate.
         local: what does not travel by name, float32 (after a warm-up round all that may stay here later); a second,
-            personal model under names with DITTO before them; LOG_PRIOR, DIFFICULTY, FISHER.
+            personal model under names with DITTO before them; LOG_PRIOR, DIFFICULTY, FISHER, UPDATE_SHARE.
         control: c_i over the parameters that travel, [R] float32; None without device correction.
         moments: Adam's m and v over all that the client trains, [2, R] float32; None where they start anew each round.
         steps: optimiser steps behind the moments.

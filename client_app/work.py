@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from client_app import batching
 from client_app.fisher import information, updated, with_momentum
+from client_app.own_share import update_share
 from client_app.start import Start
-from client_app.state import DIFFICULTY, FISHER
+from client_app.state import DIFFICULTY, FISHER, UPDATE_SHARE
 from data.batches import Encoded
-from federation.evaluation import stack_losses_on
+from federation.evaluation import by_length, stack_losses_on
 from federation.messages import Ask
 from federation.settings import Settings
 from models.layout import Layout
@@ -38,18 +40,22 @@ def work_of(settings: Settings, ask: Ask, client: int, begun: Start, shard: Enco
     """Of a client that begins a round; its model is bound to nothing afterwards."""
     order, memory = None, {}
     if settings.curriculum.curriculum != "none":
-        difficulty = begun.kept.get(DIFFICULTY)
-        if difficulty is None and batching.needs_difficulties(settings):
+        difficulty, chooses = begun.kept.get(DIFFICULTY), batching.leaves_out(settings, len(shard), ask.round)
+        if difficulty is None and chooses and batching.needs_difficulties(settings):
             difficulty = batching.difficulties(settings, begun.model, shard, ask.labels)
         memory = {} if difficulty is None else {DIFFICULTY: difficulty}
-        order = batching.in_order(settings, client, shard, difficulty)
+        order = batching.in_order(settings, client, shard, difficulty if chooses else None)
     batches = batching.of_round(settings, shard, client, ask.round, order)
-    if settings.local.update_share == 1 or not _in_part(begun.layout, ask, settings):
+    in_part = _in_part(begun.layout, ask, settings)
+    share = update_share(settings, ask, client, begun, shard, in_part) if in_part else 1.0
+    if share is not None and settings.local.share_estimator:
+        memory |= {UPDATE_SHARE: torch.tensor([share])}
+    if share == 1:
         return Work(batches, moving(settings, begun.layout), memory)
     first = batches[: min(settings.local.fisher_batches, len(batches) // settings.local.local_epochs)]
     fisher = _information(settings, ask, begun, shard, first)
     memory |= {f"{FISHER}{name}": value for name, value in fisher.items()}
-    places = updated(begun.layout, fisher, settings.local.update_share, frozen(settings, begun.layout))
+    places = updated(begun.layout, fisher, 1.0 if share is None else share, frozen(settings, begun.layout))
     return Work(batches, places, memory)
 
 
@@ -76,16 +82,24 @@ def _information(
 ) -> dict[str, Tensor]:
     """F of those matrices, by name: of this visit and those before."""
     model, layout, prior = begun.model, begun.layout, begun.log_prior
-    priors = None if prior is None else prior.expand(settings.local.batch_size, -1)
-    losses = stack_losses_on(model, shard, ask.labels, layout, priors)
-    examples = sorted((place for batch in batches for place in batch), key=lambda place: len(shard.input_ids[place]))
-    size = settings.local.batch_size  # a mean over examples is the same in any groups: in these there is little padding
-    groups = [examples[start : start + size] for start in range(0, len(examples), size)]
+    size, device = settings.local.batch_size, model.backbone.device
+    losses = stack_losses_on(model, shard, ask.labels, layout, None if prior is None else prior.expand(size, -1))
+    part, slices = layout.select(_in_part(layout, ask, settings)), layout.slices
+    row = begun.row.to(device)
+    where = torch.cat([torch.arange(slices[name].start, slices[name].stop) for name in part.names]).to(device)
+
+    def losses_of_part(values: Tensor, batch: Sequence[Sequence[int]]) -> Tensor:
+        """Of their values alone, so that no gradient goes further down than to the lowest of them."""
+        return losses(row.expand(len(values), -1).index_copy(1, where, values), batch)
+
+    examples = [place for batch in batches for place in batch]  # a mean over them is the same in any groups
+    groups = by_length(shard, examples, size)
     try:
-        row = begun.row.to(model.backbone.device)
-        new = information(row, losses, groups, together=not model.of_one_client()).cpu()
+        new = information(row[where], losses_of_part, groups, together=not model.of_one_client()).cpu()
     finally:
         model.unbind()
-    gamma, by_name = settings.local.fisher_momentum, layout.unflatten(new)
-    names = _in_part(layout, ask, settings)
-    return {name: with_momentum(begun.kept.get(f"{FISHER}{name}"), by_name[name], gamma) for name in names}
+    gamma = settings.local.fisher_momentum
+    return {
+        name: with_momentum(begun.kept.get(f"{FISHER}{name}"), value, gamma)
+        for name, value in part.unflatten(new).items()
+    }

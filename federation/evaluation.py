@@ -97,6 +97,12 @@ def stack_losses_on(
     return losses
 
 
+def by_length(encoded: Encoded, examples: Sequence[int], most: int) -> list[list[int]]:
+    """The examples in groups of at most so many and of similar length, the shortest first."""
+    order = sorted(examples, key=lambda example: len(encoded.input_ids[example]))
+    return [order[start : start + most] for start in range(0, len(order), most)]
+
+
 @torch.no_grad()
 def scored(model: TunedModel, encoded: Encoded, batch_size: int) -> Iterator[tuple[list[int], Tensor]]:
     """Places and class scores [B, classes] by the parameters that are bound to the model now, in batches of similar length."""

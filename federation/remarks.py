@@ -10,10 +10,11 @@ from models.technique_names import BOTTLENECKS, DRAWN, PROMPTS
 Inert = tuple[tuple[str, ...], Callable[[Settings], bool], str]
 
 _INERT: tuple[Inert, ...] = (
+    (("warmup-rounds",), lambda s: s.selection.estimator is None, "ratio is a number"),
     (
-        ("warmup-rounds", "curvature-steps", "curvature-probes", "curvature-examples"),
-        lambda s: s.selection.estimator is None,
-        "ratio is a number",
+        ("curvature-steps", "curvature-probes", "curvature-examples"),
+        lambda s: s.selection.estimator is None and s.local.share_estimator is None,
+        "ratio and update-share are numbers",
     ),
     (
         ("ratio", "score", "score-order", "score-batches", "perturbation", "perturbation-examples"),

@@ -266,9 +266,14 @@ class LocalSettings:
     clip_norm: float = _above(0)
     clients_together: int = _whole(1)
     final_local_epochs: int = _whole(0)
-    update_share: float = _share()
+    update_share: float | str = _ratio()
     fisher_momentum: float = _setting("a number from 0 to below 1", lambda v: 0 <= v < 1)
     fisher_batches: int = _whole(1)
+
+    @property
+    def share_estimator(self) -> str | None:
+        """The estimator of each client's own share of what it updates; None where one number is for all."""
+        return self.update_share if isinstance(self.update_share, str) else None
 
     def steps(self, examples: int) -> int:
         """K_i of a client with so many examples, all of which it sees: E ceil(n_i / batch size)."""
@@ -519,7 +524,7 @@ def _check_lora(s: Settings) -> None:
     if s.model.lora_train == "B" and s.model.lora_travels == "A":
         mend = "Set one of them to both"
         raise InputError("lora-travels", "A", 'with lora-train = "B" nothing that is trained would travel', mend)
-    parts = s.local.update_share < 1
+    parts = s.local.update_share != 1
     if parts and s.model.tuned != "lora":
         problem = f"it is a share of LoRA's rows and columns, and tuned = {_toml(s.model.tuned)} has none"
         raise InputError("update-share", s.local.update_share, problem, 'Set it to 1, or tuned to "lora"')
@@ -530,6 +535,9 @@ def _check_lora(s: Settings) -> None:
         key = "lora-train" if s.model.lora_train == "B" else "lora-travels"
         problem = f"ratio = {_toml(s.selection.estimator)} needs second derivatives in both matrices"
         raise InputError(key, s.model.travelling_matrix, problem, "Set it to both, or give ratio a number")
+    if s.local.share_estimator and s.model.lora_train == "B":
+        problem = f"update-share = {_toml(s.local.update_share)} needs second derivatives in both matrices"
+        raise InputError("lora-train", "B", problem, "Set it to both, or give update-share a number")
 
 
 def _check_curriculum(s: Settings) -> None:
@@ -582,24 +590,23 @@ def _check_variant(s: Settings) -> None:
 
 
 def _check_estimator(s: Settings) -> None:
-    """An estimate of the ratio needs layers to choose, rounds to warm up in, and second derivatives in float32."""
-    estimator = s.selection.estimator
-    if estimator is None:
-        return
-    if s.selection.layers != "auto":
-        problem = f"there is nothing to estimate with layers = {_toml(s.selection.layers)}"
-        raise InputError("ratio", estimator, problem, "Set layers to auto, or give ratio a number")
-    if s.selection.warmup_rounds >= s.federation.rounds:
-        problem = f"with rounds = {s.federation.rounds} no round is left after the selection"
-        raise InputError("warmup-rounds", s.selection.warmup_rounds, problem, "Lower it, or raise rounds")
-    for key, value, exact in (
-        ("dtype", s.model.dtype, "float32"),
-        ("autocast", s.model.autocast, "none"),
-        ("quantisation", s.model.quantisation, "none"),
-    ):
-        if value != exact:
-            problem = f"ratio = {_toml(estimator)} takes second derivatives, which need float32"
-            raise InputError(key, value, problem, f"Set {key} to {exact}, or give ratio a number")
+    """An estimate of the ratio needs layers to choose and rounds to warm up in; any estimate second derivatives in float32."""
+    if s.selection.estimator:
+        if s.selection.layers != "auto":
+            problem = f"there is nothing to estimate with layers = {_toml(s.selection.layers)}"
+            raise InputError("ratio", s.selection.ratio, problem, "Set layers to auto, or give ratio a number")
+        if s.selection.warmup_rounds >= s.federation.rounds:
+            problem = f"with rounds = {s.federation.rounds} no round is left after the selection"
+            raise InputError("warmup-rounds", s.selection.warmup_rounds, problem, "Lower it, or raise rounds")
+    for estimated, estimator in (("ratio", s.selection.estimator), ("update-share", s.local.share_estimator)):
+        for key, value, exact in (
+            ("dtype", s.model.dtype, "float32"),
+            ("autocast", s.model.autocast, "none"),
+            ("quantisation", s.model.quantisation, "none"),
+        ):
+            if estimator and value != exact:
+                problem = f"{estimated} = {_toml(estimator)} takes second derivatives, which need float32"
+                raise InputError(key, value, problem, f"Set {key} to {exact}, or give {estimated} a number")
 
 
 def _toml(value: Scalar) -> str:

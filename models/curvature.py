@@ -108,7 +108,7 @@ def check_second_derivative(model: TunedModel, key: str, value: str) -> None:
         model.unbind()
     if reason:
         problem = f"the attention of {model.backbone.name} has no second derivative ({reason})"
-        raise InputError(key, value, problem, "Give ratio a number, such as 0.5")
+        raise InputError(key, value, problem, f"Give {key} a number, such as 0.5")
 
 
 def _fault(loss: Loss, x: Tensor) -> str:

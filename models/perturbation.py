@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from models.attention import PromptSlot
 from models.hooks import Hook, hooked
 from models.tuned_model import TunedModel
 
@@ -33,9 +34,14 @@ class _Pass:
         self.embeddings = output.detach().clone().requires_grad_() if self.delta is None else output + self.delta
         return self.embeddings
 
-    def keep(self, module: nn.Module, given: Any, output: Any) -> None:
-        """Hook on a block."""
-        self.outputs.append((output if isinstance(output, Tensor) else output[0]).detach())
+    def keep(self, slot: PromptSlot) -> Hook:
+        """Hook on the block of a slot."""
+
+        def hook(module: nn.Module, given: Any, output: Any) -> None:
+            states = (output if isinstance(output, Tensor) else output[0]).detach()
+            self.outputs.append(states if slot.unpadded is None else slot.unpadded.pad(states))
+
+        return hook
 
     def see(self, module: nn.Module, given: Any, named: dict[str, Any]) -> None:
         """Hook before the model."""
@@ -74,7 +80,9 @@ def _norms(values: Tensor) -> Tensor:
 @contextmanager
 def _watched(model: TunedModel, delta: Change) -> Iterator[_Pass]:
     found, backbone = _Pass(delta), model.backbone
-    blocks: list[tuple[nn.Module, Hook]] = [(block, found.keep) for block in backbone.blocks]
+    blocks: list[tuple[nn.Module, Hook]] = [
+        (block, found.keep(slot)) for block, slot in zip(backbone.blocks, backbone.slots, strict=True)
+    ]
     handle = backbone.model.register_forward_pre_hook(found.see, with_kwargs=True)
     try:
         with hooked([(backbone.model.get_input_embeddings(), found.embed), *blocks]):

@@ -98,8 +98,12 @@ def check_inputs(settings: Settings) -> None:
         raise InputError("prompt-tokens", tokens, "they leave no position for a text", mend)
     two = [*resources.label_words(settings), "0", "1"][:2]  # of any labels: the run's are not known yet
     model = resources.tuned(settings, tuple(range(backbone.num_layers)), two)  # refuses a head that it cannot have
-    if settings.selection.estimator:
-        check_second_derivative(model, "ratio", settings.selection.estimator)
+    for key, estimator in (
+        ("ratio", settings.selection.estimator),
+        ("update-share", settings.local.share_estimator),
+    ):
+        if estimator:
+            check_second_derivative(model, key, estimator)
     if settings.local.clients_together > 1 and (other := model.of_one_client()):
         problem = f"the head's {other[0]} cannot differ from client to client within one forward pass"
         raise InputError(

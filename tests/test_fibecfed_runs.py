@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel
 from torch import Tensor
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from client_app import batching, host
 from client_app.disk_store import peek
@@ -19,6 +22,7 @@ from federation.messages import Ask
 from federation.settings import Settings, parse
 from fedpeptao.errors import InputError
 from fedpeptao.loaded import open_model
+from models.random_models import random_model, random_tokenizer
 from models.technique_names import matrix_of
 from tests.small_runs import Flat, Ran, Watched, equal, go, model_of
 from tests.test_whole_run import FEDAVG, naive_fedavg
@@ -58,7 +62,9 @@ def test_a_whole_run(make_flat: MakeFlat, model: str) -> None:
         kept = {name for name in state.local if not name.startswith(FISHER) and name != DIFFICULTY}
         assert kept == {name for name in names if name.startswith(f"lora.{1 - layer}.")}
         assert {name.removeprefix(FISHER) for name in state.local if name.startswith(FISHER)} == kept
-        assert (state.local[DIFFICULTY] > 0).all()
+    known = [state.local[DIFFICULTY] for state in states_of(ran).values() if DIFFICULTY in state.local]
+    assert known  # of those that a round left batches out for
+    assert all((one > 0).all() for one in known)
     own = open_model(ran.folder, client=next(iter(states_of(ran))))
     assert torch.isfinite(own.logits(["the cat 3"])).all()
 
@@ -171,8 +177,57 @@ def test_difficulties_are_worked_out_once(make_flat: MakeFlat, monkeypatch: pyte
     for server_round in (1, 2, 3):
         host.train(settings, question(settings, server_round, server_round - 1), 2, server_round - 1, store)
     assert len(asked) == 1
-    host.train(settings, question(settings, 4), 2, 0, MemoryStore())  # its state was lost
+    host.train(settings, question(settings, 2), 2, 0, MemoryStore())  # its state was lost
     assert len(asked) == 2
+
+
+def test_who_sees_all_its_batches_needs_no_difficulties_and_trains_alike_with_them(
+    make_flat: MakeFlat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the last of five rounds p = 1, whether a client was there before or not."""
+    settings, store = parse(make_flat(**{**FIBECFED, "update_share": 1.0})), MemoryStore()
+    host.train(settings, question(settings, 1), 2, 0, store)
+    state = store.resume(2, 1)
+    assert state is not None
+    known = MemoryStore()
+    known.keep(2, ClientState(4, 0, {DIFFICULTY: state.local[DIFFICULTY]}))
+    with_them = host.train(settings, question(settings, 5, 4), 2, 4, known)
+    monkeypatch.setattr(batching, "difficulties", None)
+    without = host.train(settings, question(settings, 5), 2, 0, MemoryStore())
+    assert with_them.delta is not None
+    assert without.delta is not None
+    assert torch.equal(with_them.delta, without.delta)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5, 0.25])
+def test_the_optimisers_memory_is_as_large_as_what_moves(
+    make_flat: MakeFlat, monkeypatch: pytest.MonkeyPatch, share: float
+) -> None:
+    """Both moments: of the layer that travels and the head all, of the other one that share of B's rows and of A's columns."""
+    settings, store, made = parse(make_flat(**{**FIBECFED, "update_share": share, "rounds": 10})), MemoryStore(), []
+    real = host.device_optimizer
+    monkeypatch.setattr(host, "device_optimizer", lambda *given: made.append(real(*given)) or made[-1])
+    for server_round in (1, 2):
+        host.train(settings, question(settings, server_round, server_round - 1), 2, server_round - 1, store)
+    model, layout, _ = model_of(settings, (1,), LABELS)
+    outside = model.layout.size - layout.size
+    moments = made[-1].moments
+    assert moments.m.shape == moments.v.shape == (1, layout.size + share * outside)
+
+
+def test_the_adapter_loads_with_peft(make_flat: MakeFlat, tmp_path: Path) -> None:
+    """LoRA on the layer that travels, and the model's own head: the run's shared model."""
+    base = tmp_path / "base"
+    random_model("roberta", 7, "sdpa", torch.float32).save_pretrained(base)
+    random_tokenizer("roberta").save_pretrained(base)
+    ran = go(make_flat(**FIBECFED, model=str(base), head="model"))
+    plain = AutoModelForSequenceClassification.from_pretrained(base, num_labels=3, ignore_mismatched_sizes=True)
+    read = PeftModel.from_pretrained(plain, ran.folder / "adapter").eval()
+    texts, tokenizer = ["the cat 3", "a red teal 4 of them"], AutoTokenizer.from_pretrained(base)
+    with torch.no_grad():
+        scores = read(**tokenizer(texts, padding=True, return_tensors="pt")).logits
+    torch.testing.assert_close(scores, open_model(ran.folder).logits(texts), rtol=1e-4, atol=1e-5)
+    assert {name.split("layer.")[1][0] for name, _ in read.named_parameters() if "lora_" in name} == {str(*ran.layers)}
 
 
 # -- which matrix is trained, and which travels ------------------------------------------------------------
@@ -200,7 +255,15 @@ def test_with_a_travelling_alone_each_client_keeps_a_b_of_its_own(make_flat: Mak
         assert torch.equal(mine[name], theirs[name]) is (matrix_of(name) != "B"), name
 
 
-# -- bad input ---------------------------------------------------------------------------------------------
+# -- odd and bad input ---------------------------------------------------------------------------------------------
+
+
+def test_clients_with_fewer_examples_than_a_batch_see_all_of_them_in_every_round(make_flat: MakeFlat) -> None:
+    """One batch each, and no difficulties, which would order nothing."""
+    ran = go(make_flat(**{**FIBECFED, "batch_size": 1000, "local_epochs": 2}))
+    assert [line["data_share"] for line in ran.lines[1:]] == [1.0] * 5
+    assert not any(DIFFICULTY in state.local for state in states_of(ran).values())
+    assert all(any(name.startswith(FISHER) for name in state.local) for state in states_of(ran).values())
 
 
 def test_a_rank_above_a_projections_size_stops_before_anybody_trains(make_flat: MakeFlat) -> None:

@@ -37,11 +37,13 @@ class Report:
         page: the page that they are put into.
         reference: the method that others are measured against: its bytes, its final figure, its clients.
         target: share of the reference's final personalised figure that is the target of the third table.
+        choice: methods that a table of their own sets side by side, at equal bytes and at equal seconds; () for no such table.
     """
 
     page: Path
     reference: str
     target: float
+    choice: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

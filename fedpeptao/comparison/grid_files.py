@@ -95,7 +95,8 @@ def _report(path: Path, content: Any, methods: Mapping[str, Method], candidates:
     """A grid that chooses learning rates has a page, and nothing to measure against."""
     if content is None:
         return None
-    check_keys(path, "report", of_type(path, "report", content, dict, "page, reference and target"), REPORT_KEYS)
+    of_type(path, "report", content, dict, "page, reference and target")
+    check_keys(path, "report", content, (*REPORT_KEYS, "choice"))
     wanted = REPORT_KEYS[:1] if candidates else REPORT_KEYS
     if missing := [key for key in wanted if key not in content]:
         raise InputError(f"report in {path.name}", missing[0], "it is missing", f"Give {', '.join(wanted)}")
@@ -103,4 +104,7 @@ def _report(path: Path, content: Any, methods: Mapping[str, Method], candidates:
         return Report(path.parent / str(content["page"]), "", 0.0)
     find(methods, content["reference"], "report: reference", path)
     target = of_type(path, "report: target", content["target"], (int, float), "a share, such as 0.95")
-    return Report(path.parent / str(content["page"]), content["reference"], float(target))
+    chosen = of_type(path, "report: choice", content.get("choice", []), list, "a list of names of methods")
+    for name in without_repeats(path, "report: choice", chosen):
+        find(methods, name, "report: choice", path)
+    return Report(path.parent / str(content["page"]), content["reference"], float(target), tuple(chosen))

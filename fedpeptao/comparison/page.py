@@ -8,6 +8,7 @@ from pathlib import Path
 
 from federation.durable import write_atomically
 from federation.metrics import NAMES
+from fedpeptao.comparison.choice import choice
 from fedpeptao.comparison.curves import draw
 from fedpeptao.comparison.grid import ComparisonGrid, Report
 from fedpeptao.comparison.places import Place, load_places
@@ -73,6 +74,7 @@ def _places(grid: ComparisonGrid, report: Report) -> Iterator[str]:
         skew = "" if place.alpha is None else f", alpha {place.alpha:g}"
         yield f"### {place.task or grid.path.stem}{skew}"
         yield f"{_figures(place)} {_seeds(place)} {_differences(place, grid, report)}"
+        yield from [choice(place, report)] if report.choice else []
         yield from (equal_rounds(place, report), equal_bytes(place, report), to_target(place, report))
         name = "-".join(
             ["compare", grid.path.stem, *([place.task] if place.task else []), f"alpha{place.alpha or 0:g}"]

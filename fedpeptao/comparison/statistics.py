@@ -34,9 +34,15 @@ class Pair:
     reference: Sequence[int]
 
 
+def at_most(points: Sequence[Point], spent: Callable[[Point], float | None], limit: float) -> Point | None:
+    """The last evaluation with no more spent on training; None before the first, or where nobody measured it."""
+    known = [(spent(point), point) for point in reversed(points)]
+    return next((point for cost, point in known if cost is not None and cost <= limit), None)
+
+
 def at_most_bytes(points: Sequence[Point], limit: float) -> Point | None:
     """The last evaluation with no more bytes of training sent; None before the first."""
-    return next((point for point in reversed(points) if point.sent <= limit), None)
+    return at_most(points, lambda point: point.sent, limit)
 
 
 def at_most_rounds(points: Sequence[Point], limit: int) -> Point | None:

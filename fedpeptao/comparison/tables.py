@@ -6,13 +6,13 @@ Floors and the ceiling stand in each table with their last evaluation, whatever 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from fedpeptao.comparison.grid import Report
 from fedpeptao.comparison.methods import Method
 from fedpeptao.comparison.places import Figure, Place, difference, global_test, personalised, shared
 from fedpeptao.comparison.raw import Point, Result
-from fedpeptao.comparison.statistics import FEWEST_SEEDS, at_most_bytes, first_reaching, t_interval
+from fedpeptao.comparison.statistics import FEWEST_SEEDS, at_most, first_reaching, t_interval
 from fedpeptao.comparison.table_text import MISSING, markdown, number, percent, points
 
 SHARES = {"1/4": 0.25, "1/2": 0.5, "all": 1.0}
@@ -96,11 +96,13 @@ def title(place: Place, method: Method) -> str:
     return f"{method.title or method.name}{f' ({gaps})' if gaps else ''}"
 
 
-def readings(place: Place, method: Method, budgets: dict[int, int], figure: Figure) -> dict[int, list[float | None]]:
-    """Seed -> the figure within each share of the seed's bytes; None before the first evaluation."""
+def readings(
+    place: Place, method: Method, budgets: Mapping[int, float], figure: Figure, spent: Figure = lambda point: point.sent
+) -> dict[int, list[float | None]]:
+    """Seed -> the figure within each share of the seed's budget of what is spent, bytes by default; None before the first."""
 
     def within(run: Result, limit: float) -> float | None:
-        point = run.last if method.role != "method" else at_most_bytes(run.points, limit)
+        point = run.last if method.role != "method" else at_most(run.points, spent, limit)
         return None if point is None else figure(point)
 
     runs = place.of(method.name)

@@ -76,6 +76,11 @@ def test_the_best_one_is_kept_however_small_the_share() -> None:
     assert places({"lora.0.q.A": A, "lora.0.q.B": B}, 0.01) == [*range(6), 7, 10, 18, 19, 20, 21]
 
 
+def test_the_best_one_is_kept_even_by_a_share_of_next_to_nothing() -> None:
+    """An eigengap below a single eigenvalue of very many."""
+    assert places({"lora.0.q.B": B}, 1e-9) == [*range(12), 18, 19, 20, 21]
+
+
 def test_while_b_is_0_a_has_no_information_and_keeps_all() -> None:
     found = places({"lora.0.q.A": torch.zeros(2, 3), "lora.0.q.B": B}, 0.5)
     assert found == [*range(12), 14, 15, 18, 19, 20, 21]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from client_app import host
 from client_app.local_update import SharedAdam
+from client_app.optimizers import device_optimizer
 from client_app.state import ClientState, MemoryStore
 from federation.messages import Ask
 from federation.settings import Settings, parse
@@ -189,7 +190,7 @@ def test_each_block_has_its_own_second_moment(flat: Flat) -> None:
     settings = parse({**flat, "device-second-moment": "shared"})
     ask = replace(ask_for(settings, 1), second_moments=torch.tensor([4.0, 9.0, 16.0, 25.0]))
     _, layout, _ = model_of(settings, (1,), len(LABELS))
-    optimizer = host.device_optimizer(settings, ask, layout.blocks, torch.device("cpu"))
+    optimizer = device_optimizer(settings, ask, layout.blocks, torch.device("cpu"))
     assert isinstance(optimizer, SharedAdam)
     for block, root in zip(layout.blocks, (2, 3, 4, 5), strict=True):
         assert (optimizer.root[block] == root).all()

@@ -97,6 +97,7 @@ def test_a_changed_value_without_effect_is_named(changes: dict[str, Scalar], key
         {"score": "perturbation", "perturbation": 0.1, "perturbation_examples": 8},
         {"curriculum": "exp", "curriculum_order": "short", "curriculum_start": 0.5, "curriculum_full": 0.5},
         {"tuned": "lora", "update_share": 0.5, "fisher_momentum": 0.5, "fisher_batches": 2},
+        {"tuned": "lora", "update_share": "plateau", "curvature_steps": 10, "curvature_examples": 4},
         {"tuned": "lora", "lora_train": "B"},
         {"tuned": "lora", "lora_travels": "A"},
     ],

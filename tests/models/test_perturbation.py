@@ -51,6 +51,19 @@ def test_equal_to_a_naive_implementation(checkpoint: Folders, family: str, input
     assert (found > 1e-4).all()
 
 
+@pytest.mark.parametrize("family", ["bert", "llama"])
+def test_the_same_where_padding_is_left_out(checkpoint: Folders, family: str) -> None:
+    """Five tokens and two: blocks give states of seven then."""
+    model = tuned(loaded(checkpoint(family)), "lora")
+    model.bind(model.initial(0)[None])
+    ids = torch.tensor([[10, 11, 12, 13, 14], [20, 21, 0, 0, 0]])
+    batch, wanted = {"input_ids": ids, "attention_mask": (ids > 0).long()}, torch.tensor([0, 2])
+    padded = layer_changes(model, batch, wanted, RHO)
+    assert model.backbone.can_leave_out_padding()
+    model.backbone.leaves_out_padding = True
+    torch.testing.assert_close(layer_changes(model, batch, wanted, RHO), padded, rtol=1e-4, atol=1e-6)
+
+
 def test_a_step_of_no_length_moves_nothing_and_a_longer_one_more(
     checkpoint: Folders, inputs: dict[str, Tensor]
 ) -> None:

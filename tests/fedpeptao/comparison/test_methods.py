@@ -56,8 +56,9 @@ def test_what_is_wrong_in_a_row_is_named(tmp_path: Path, rows: dict[str, Any], m
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS.keys())
 @pytest.mark.usefixtures("no_plots")
 def test_each_row_that_comes_along_runs(method: Any, make_flat: Any) -> None:
-    """Two rounds of a small model, which has two layers."""
+    """Two rounds of a small model, which has two layers; a curriculum comes to its end in five."""
     own = {**method.settings, **({"layers": "1"} if str(method.settings.get("layers", "all"))[0].isdigit() else {})}
+    own |= {"rounds": 5, "curvature-steps": 4, "curvature-examples": 2} if "curriculum" in own else {}
     flat = make_flat(**own, **({"learning-rate": method.rates[0]} if method.rates else {}))
     summary = go(flat).summary
     assert summary["status"] == "completed"

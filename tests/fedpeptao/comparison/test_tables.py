@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from fedpeptao.comparison.choice import choice
 from fedpeptao.comparison.grid import ComparisonGrid, Report
 from fedpeptao.comparison.grid_files import read_grid
 from fedpeptao.comparison.page import write_page
@@ -97,6 +98,36 @@ def test_equal_bytes(three: ComparisonGrid) -> None:
     assert found["Alone"][:4] == ["35.0 ± 0.0"] * 4
     assert found["Pooled"][:4] == ["95.0 ± 0.0"] * 4  # the ceiling stands with its last, though it sent more
     assert found["each client's commonest label"][:4] == ["25.0 ± 0.0"] * 4
+
+
+def test_which_to_choose_when(tmp_path: Path) -> None:
+    """Ours needs half the bytes and, from here on, twice the seconds.
+
+    Of 80 s the reference is at round 2 within 20, at 4 within 40; ours has its first evaluation at 40 s and its second at 80.
+    """
+    named = {"page": "page.md", "reference": "reference", "target": 0.5, "choice": ["reference", "ours"]}
+    grid = make(tmp_path, [0], report=named)
+    fill_seed(grid, 0)
+    ours = [point(n, 0.1 * n + 0.1, n * 5 * MB // 2, seconds=20.0 * n, side_by_side=1.0) for n in (2, 4, 6, 8)]
+    fill(grid.cell("ours", "t", 0.3, 0), ours)
+    found = rows(choice, grid)
+    assert next(iter(found.values()))[-2:] == ["MB", "seconds"]
+    assert found["Reference"] == ["20.0", "40.0", "80.0", "20.0", "40.0", "80.0", "40.0", "80.0"]
+    assert found["Ours"] == ["50.0", "90.0", "90.0", "not yet", "30.0", "50.0", "20.0", "160"]
+    assert set(found) == {"personalised, within the reference's", "Reference", "Ours", "---"}
+    assert grid.report is not None
+    write_page(grid, grid.report)
+    assert "personalised, within the reference's" in grid.report.page.read_text(encoding="utf8")
+
+
+def test_seconds_that_nobody_measured_give_no_choice_by_them(tmp_path: Path) -> None:
+    named = {"page": "page.md", "reference": "reference", "target": 0.5, "choice": ["reference", "ours"]}
+    grid = make(tmp_path, [0], report=named)
+    fill_seed(grid, 0)
+    fill(grid.cell("ours", "t", 0.3, 0), [point(8, 0.9, 20 * MB)])
+    assert rows(choice, grid)["Ours"][3:] == ["not yet", "not yet", "not yet", "20.0", "-"]
+    fill(grid.cell("reference", "t", 0.3, 0), [point(8, 0.8, 40 * MB)])
+    assert rows(choice, grid)["Ours"][3:6] == ["missing"] * 3
 
 
 def test_an_evaluation_that_is_too_late_for_the_bytes_is_not_there_yet(tmp_path: Path) -> None:
