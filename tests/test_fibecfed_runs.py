@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from client_app import batching, host
 from client_app.disk_store import peek
@@ -22,7 +19,6 @@ from federation.messages import Ask
 from federation.settings import Settings, parse
 from fedpeptao.errors import InputError
 from fedpeptao.loaded import open_model
-from models.random_models import random_model, random_tokenizer
 from models.technique_names import matrix_of
 from tests.small_runs import Flat, Ran, Watched, equal, go, model_of
 from tests.test_whole_run import FEDAVG, naive_fedavg
@@ -213,21 +209,6 @@ def test_the_optimisers_memory_is_as_large_as_what_moves(
     outside = model.layout.size - layout.size
     moments = made[-1].moments
     assert moments.m.shape == moments.v.shape == (1, layout.size + share * outside)
-
-
-def test_the_adapter_loads_with_peft(make_flat: MakeFlat, tmp_path: Path) -> None:
-    """LoRA on the layer that travels, and the model's own head: the run's shared model."""
-    base = tmp_path / "base"
-    random_model("roberta", 7, "sdpa", torch.float32).save_pretrained(base)
-    random_tokenizer("roberta").save_pretrained(base)
-    ran = go(make_flat(**FIBECFED, model=str(base), head="model"))
-    plain = AutoModelForSequenceClassification.from_pretrained(base, num_labels=3, ignore_mismatched_sizes=True)
-    read = PeftModel.from_pretrained(plain, ran.folder / "adapter").eval()
-    texts, tokenizer = ["the cat 3", "a red teal 4 of them"], AutoTokenizer.from_pretrained(base)
-    with torch.no_grad():
-        scores = read(**tokenizer(texts, padding=True, return_tensors="pt")).logits
-    torch.testing.assert_close(scores, open_model(ran.folder).logits(texts), rtol=1e-4, atol=1e-5)
-    assert {name.split("layer.")[1][0] for name, _ in read.named_parameters() if "lora_" in name} == {str(*ran.layers)}
 
 
 # -- which matrix is trained, and which travels ------------------------------------------------------------
