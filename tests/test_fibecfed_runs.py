@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel
 from torch import Tensor
+from transformers import AutoModelForSequenceClassification
 
 from client_app import batching, host
 from client_app.disk_store import peek
 from client_app.start import shard_of
 from client_app.state import DIFFICULTY, FISHER, ClientState, MemoryStore
+from data.batches import pad
 from federation import resources
 from federation.evaluation import losses_on
 from federation.messages import Ask
 from federation.settings import Settings, parse
 from fedpeptao.errors import InputError
 from fedpeptao.loaded import open_model
+from models.random_models import random_model, random_tokenizer
 from models.technique_names import matrix_of
 from tests.small_runs import Flat, Ran, Watched, equal, go, model_of
 from tests.test_whole_run import FEDAVG, naive_fedavg
@@ -255,3 +260,21 @@ def test_a_rank_above_a_projections_size_stops_before_anybody_trains(make_flat: 
 def test_a_model_without_the_named_projections_stops_too(make_flat: MakeFlat) -> None:
     with pytest.raises(InputError, match="no linear layer q_proj"):
         go(make_flat(**FIBECFED, lora_targets="q_proj"))
+
+
+def test_its_adapter_loads_with_peft(make_flat: MakeFlat, tmp_path: Path) -> None:
+    """LoRA on the layer that travels, and the head: the scores of the run's shared model."""
+    base = tmp_path / "base"
+    random_model("roberta", 7, "sdpa", torch.float32).base_model.save_pretrained(base)
+    random_tokenizer("roberta").save_pretrained(base)
+    ran = go(make_flat(**FIBECFED, model=str(base), head="model"))
+    plain = AutoModelForSequenceClassification.from_pretrained(base, num_labels=3)
+    read = PeftModel.from_pretrained(plain, str(ran.folder / "adapter")).eval()
+    loaded, texts = open_model(ran.folder), ["the cat 3", "a red teal 4 of them"]
+    encoded = loaded.encode(texts)
+    inputs = pad(encoded, [0, 1], pad_token_id=1, device="cpu")
+    with torch.no_grad():
+        scores = read(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
+    torch.testing.assert_close(scores, loaded.logits(texts), rtol=1e-4, atol=1e-5)
+    moved = {name.split("layer.")[1][0] for name, value in read.named_parameters() if "lora_B" in name and value.any()}
+    assert moved == {str(*ran.layers)}  # of the others the shared model has what all began with
