@@ -94,7 +94,7 @@ class Course:
         settings, before = self.settings, self.before
         attendance = self._attendance()
         found, was = attendance.found, self.identity
-        _check_data(settings, found)
+        _check_alike(settings, found)
         self.identity = replace(was, clients=found.agreed)
         if before is None:
             self.known |= {
@@ -224,17 +224,17 @@ def _counts(evaluation: Evaluation) -> dict[str, int | float]:
     return {name: value for name, value in vars(evaluation).items() if not isinstance(value, tuple)}
 
 
-def _check_data(settings: Settings, found: RollCall) -> None:
-    """Clients hold parts of the server's own data set, or all of them data of their own."""
-    own = resources.data_name(settings)
-    strange = [client for client, reply in sorted(found.replies.items()) if reply.data != own]
-    if strange:
-        raise InputError(
-            "dataset",
-            settings.data.dataset,
-            f"client {strange[0]} holds another version of it than the server",
-            "Run the same data set and Python version on all machines",
-        )
+def _check_alike(settings: Settings, found: RollCall) -> None:
+    """Clients hold the server's own model, and parts of its data set, or all of them data of their own.
+
+    Raises:
+        InputError: one does not.
+    """
+    for client, reply in sorted(found.replies.items()):
+        if key := roll_call.differing(settings, reply):
+            mend = "Have the same one, and the same Python version, on all machines"
+            problem = f"client {client} holds another version of it than the server"
+            raise InputError(key, settings.flat()[key], problem, mend)
 
 
 def _tester(settings: Settings) -> Callable[[PromptStrategy], Counts] | None:
