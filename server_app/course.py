@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from shutil import copymode
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ from server_app.console import layers_table, say
 from server_app.lines import pooled_personalised, pooled_shared
 from server_app.roll_call import RollCall
 from server_app.rounds import Rounds
-from server_app.run_folder import PARAMETERS, RunFolder, read_summary
+from server_app.run_folder import METRICS, PARAMETERS, RunFolder, read_summary
 from strategies.roster import Outcome
 from strategies.shell import PromptStrategy
 
@@ -256,7 +257,7 @@ def _keeper(folder: Path) -> Callable[[PromptStrategy], None]:
     def keep(strategy: PromptStrategy) -> None:
         temporary = folder / f".{PARAMETERS}"
         save_parameters(temporary, strategy.layout, strategy.state.x.to(torch.float32))
-        temporary.chmod(0o644)  # safetensors writes files for their owner alone
+        copymode(folder / METRICS, temporary)  # safetensors writes files for their owner alone, whatever the umask
         temporary.replace(folder / PARAMETERS)
 
     return keep

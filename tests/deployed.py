@@ -18,7 +18,7 @@ from fedpeptao.processes import end_all, free_port
 from fedpeptao.run_config import to_toml
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 
 
 @dataclass

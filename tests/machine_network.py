@@ -23,6 +23,7 @@ def far_stage(folder: Path) -> Iterator[Stage]:
     """
     names = (f"fed-server-{os.getpid()}", f"fed-nodes-{os.getpid()}")
     with linked(names) as link:
+        folder.mkdir()
         stage = Stage(folder, ADDRESSES[0], names, link)
         try:
             yield stage

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from fedpeptao.deployment.roles import SuperLink, environment
 from fedpeptao.processes import started_with
-from tests.machine_stage import CLIENT, NODES, PARTITIONS, SERVER_APP, Stage
+from tests.machine_stage import CLIENT, NODES, SERVER_APP, Stage
 
 CGROUPS = Path("/sys/fs/cgroup/memory")
-DEADLINE_S = 30.0
+DEADLINE_S = 45.0
 
 
 def nothing(stage: Stage) -> None:
@@ -29,11 +29,11 @@ def nothing(stage: Stage) -> None:
 
 def node_killed(stage: Stage) -> None:
     """The server believes the dead to be there for up to a minute, and lets nobody else in under its key."""
-    flat, began = stage.flat(), stage.federation
+    federation, flat = stage.federation, stage.flat()
     stage.begin(flat)
     stage.until_training(flat, 2)
     stage.kill("node0")
-    began.wait(lambda: stage.nodes_started() or stage.status(flat) != "running", "node 0", 120, 2.0)
+    federation.wait(lambda: stage.nodes_started() or stage.status(flat) != "running", "node 0", 120, 2.0)
     stage.end_of(flat)
     assert stage.same_bits(flat)
     second = stage.lines(flat)[1]
@@ -41,11 +41,12 @@ def node_killed(stage: Stage) -> None:
 
 
 def node_ended(stage: Stage) -> None:
-    federation, flat = stage.federation, stage.flat()
+    assert stage.federation
+    flat = stage.flat()
     stage.begin(flat)
     stage.until_training(flat, 2)
     stage.end_politely("node0")
-    federation.start_node(0, PARTITIONS)
+    stage.start_node(0)
     stage.end_of(flat)
     assert stage.same_bits(flat)
 
@@ -69,13 +70,11 @@ def all_nodes_gone(stage: Stage) -> None:
 
 
 def node_joins(stage: Stage) -> None:
-    federation, flat = stage.federation, stage.flat(clients=3, clients_per_round=3, rounds=5)
-    if not federation.keys("node2").exists():
-        federation.make_node_keys("node2")
-        federation.register("node2")
+    assert stage.federation
+    flat = stage.flat(clients=3, clients_per_round=3, rounds=5)
     stage.begin(flat)
     stage.until_line(flat, 2)
-    federation.start_node(2, PARTITIONS)
+    stage.third_node()
     stage.end_of(flat)
     stage.end_politely("node2")
     lines = stage.lines(flat)
@@ -92,15 +91,15 @@ def client_stopped(stage: Stage) -> None:
     flat = stage.flat(round_timeout_s=DEADLINE_S, quorum=1, rounds=3)
     assert stage.federation
     stage.begin(flat)
-    stage.until_training(flat, 1)
+    stage.until_training(flat, 2)
     client = stage.only("node0", CLIENT)
     client.suspend()
-    stage.until_line(flat, 1)
+    stage.until_line(flat, 2)
     client.resume()
     stage.end_of(flat)
     lines = stage.lines(flat)
-    assert [line["missing"] for line in lines] == [[0], [], []]
-    assert [line["accepted"] for line in lines] == [1, 2, 2]
+    assert [line["missing"] for line in lines] == [[], [0], []]
+    assert [line["accepted"] for line in lines] == [2, 1, 2]
     assert sum(line["late"] for line in lines) == 1
 
 
@@ -108,7 +107,6 @@ def client_out_of_memory(stage: Stage) -> None:
     """The kernel kills it where there is a limit to be had, else we do."""
     federation, flat = stage.federation, stage.flat()
     stage.begin(flat)
-    stage.until_training(flat, 1)
     stage.until_line(flat, 1)
     with little_memory(stage, "node0", 300 * 2**20) as killed:
         federation.wait(killed, "an end for want of memory", pause_s=0.02)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
 from datetime import timedelta
 
 import grpc
@@ -170,20 +169,3 @@ def expired(stage: Stage) -> None:
 
 def _joined(text: str) -> str:
     return " ".join(text.split())
-
-
-# -- bad input --------------------------------------------------------------------------------------------------------
-
-
-def bad_start(harm: Callable[[Deployed, str], list[str]], said: str) -> Callable[[Stage], None]:
-    """A node that cannot start as it is told: one line, status 2, nothing left running."""
-
-    def strike(stage: Stage) -> None:
-        server, name = stage.server, f"bad-{abs(hash(said)) % 10**6}"
-        server.make_node_keys(name)
-        server.start_node(0, 1, *harm(server, name), name=name)
-        refused(stage, server.processes[name])
-        (told,) = server.log(name).splitlines()
-        assert said in told, told
-
-    return strike
