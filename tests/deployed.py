@@ -16,6 +16,7 @@ from federation.settings import Scalar
 from fedpeptao.cli import main
 from fedpeptao.processes import end_all, free_port
 from fedpeptao.run_config import to_toml
+from server_app.run_folder import SUMMARY, read_summary
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 PATIENCE_S = 120.0
@@ -169,10 +170,12 @@ class Deployed:
         return told.stdout
 
     def run(self, settings: dict[str, Scalar], patience_s: float) -> str:
-        """A whole run; its status."""
-        self.start_run(settings)
-        self.wait(lambda: self.status().startswith("finished"), "the run's end", patience_s, pause_s=3.0)
-        return self.status()
+        """A whole run, in a folder that is named; its status. Flower is asked when the folder says that it is over."""
+        run, folder = self.start_run(settings), Path(str(settings["runs-dir"])) / str(settings["run-name"])
+        summary = folder / SUMMARY
+        self.wait(lambda: summary.exists() and read_summary(folder)["status"] != "running", "the run's end", patience_s)
+        self.wait(lambda: self.status(run).startswith("finished"), "Flower's word for it")
+        return self.status(run)
 
     def wait(self, ready: Callable[[], bool], what: str, patience_s: float = PATIENCE_S, pause_s: float = 0.5) -> None:
         """Until it is so, or the test fails and shows what all processes said last."""

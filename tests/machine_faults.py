@@ -180,10 +180,15 @@ def main() -> int:
                 fault.strike(stage)
                 print(f"{stage.seconds:6.1f} s  {fault.name}", flush=True)
                 seconds[fault.name] = stage.seconds
+                _write(seconds, made)
+    return 0
+
+
+def _write(seconds: dict[str, float], made: dict[str, Any]) -> None:
+    """What is known so far: the next one may be the last."""
     rows = [row(fault, seconds[fault.name]) for fault in ALL if fault.name in seconds]
     write(RAW, {**made, "command": "python -m tests.machine_faults", "faults": rows})
     PAGE.write_text(page(rows, made), encoding="utf8")
-    return 0
 
 
 def _known() -> dict[str, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
 import time
 from collections.abc import Callable
@@ -70,15 +69,15 @@ def data_of_two_nodes(stage: Stage) -> None:
     stage.third_node()
     federation.wait(lambda: federation.nodes_online() == PARTITIONS, "the third node", pause_s=2.0)
     gone, odd = stage.own_data(1), stage.own_data(2)
-    kept = [shutil.copy(path, path.with_suffix(".kept")) for path in (gone, odd)]
+    whole = {path: path.read_bytes() for path in (gone, odd)}
     gone.unlink()
     write_jsonl(odd, [{"note": "a cat", "label": "animals"}])
-    flat = stage.flat(partition="own", dataset="", clients=3, clients_per_round=3, min_clients=1, quorum=1)
+    flat = stage.flat(partition="own", dataset="stdlib-docs", clients=3, clients_per_round=3, min_clients=1, quorum=1)
     run = stage.begin(flat)
     stage.end_of(flat)
     stage.end_politely("node2")
-    for path, copy in zip((gone, odd), kept, strict=True):
-        shutil.move(copy, path)
+    for path, content in whole.items():
+        path.write_bytes(content)
     refused = [event["why"] for event in stage.events(flat) if event["event"] == "may not take part"]
     said = federation.run_log(run)
     assert sorted(why.split("InputError ")[1] for why in refused) == [
@@ -87,7 +86,9 @@ def data_of_two_nodes(stage: Stage) -> None:
     ]
     assert said.count("may not take part") == 2
     assert str(stage.folder) not in " ".join(refused), "no path of a node's leaves it"
-    assert f"data = '{gone}': there is no such file on this node" in _joined(federation.log("node1"))
+    assert f"data = '{stage.folder}/ward-1.jsonl': there is no such file on this node" in _joined(
+        federation.log("node1")
+    )
     assert str(odd) in _joined(federation.log("node2"))
     assert [line["accepted"] for line in stage.lines(flat)] == [1, 1]
 

@@ -28,8 +28,11 @@ def nothing(stage: Stage) -> None:
 
 
 def node_killed(stage: Stage) -> None:
-    """The server believes the dead to be there for up to a minute, and lets nobody else in under its key."""
-    federation, flat = stage.federation, stage.flat()
+    """The server believes the dead to be there for up to a minute, and lets nobody else in under its key.
+
+    Of nodes that train on files of their own.
+    """
+    federation, flat = stage.federation, stage.flat(partition="own", dataset="stdlib-docs")
     stage.begin(flat)
     stage.until_training(flat, 2)
     stage.kill("node0")

@@ -8,13 +8,15 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import psutil
+from flwr.app import Context, Message
 
+from client_app.app import app
 from federation.settings import Scalar, defaults
 from fedpeptao.processes import started_with
 from server_app.run_folder import METRICS, read_history, read_summary
@@ -78,14 +80,12 @@ class Stage:
 
     def start_node(self, number: int) -> None:
         """With examples of its own, which a run may ask for or not."""
-        path = self.own_data(number)
-        if not path.exists():
-            write_jsonl(path, examples(90)[number::PARTITIONS])
-        self.server.start_node(number, PARTITIONS, "--data", str(path))
+        self.server.start_node(number, PARTITIONS, "--data", str(self.own_data(number)))
 
     def own_data(self, number: int) -> Path:
         """A node's own file."""
-        return self.folder / f"ward-{number}.jsonl"
+        path = self.folder / f"ward-{number}.jsonl"
+        return path if path.exists() else write_jsonl(path, examples(90)[number::PARTITIONS])
 
     def third_node(self) -> None:
         """One that only some cases have."""
@@ -202,8 +202,13 @@ class Stage:
         free = {"run-name", "runs-dir", "round-timeout-s", "quorum", "min-clients", "quorum-wait-s"}
         key = json.dumps({name: value for name, value in flat.items() if name not in free})
         if key not in self._whole:
-            self._whole[key] = go({**flat, "runs-dir": str(self.folder / "whole")}, PARTITIONS)
+            self._whole[key] = go({**flat, "runs-dir": str(self.folder / "whole")}, PARTITIONS, self._with_files)
         return self._whole[key]
+
+    def _with_files(self, message: Message, context: Context) -> Message:
+        """The client app, on nodes with these files."""
+        own = {"data": str(self.own_data(int(context.node_config["partition-id"])))}
+        return app(message, replace(context, node_config={**context.node_config, **own}))
 
     def same_bits(self, flat: Flat) -> bool:
         """Whether it ended with the parameters, and the clients' own figures, of the undisturbed run."""
