@@ -28,10 +28,13 @@ class Capture:
         self._thread = threading.Thread(target=self._listen, daemon=True)
 
     def _listen(self) -> None:
-        while not self._end.is_set():
+        while True:
+            ended = self._end.is_set()
             try:
-                frame, about = self._socket.recvfrom(2**17)
-            except TimeoutError:
+                frame, about = self._socket.recvfrom(2**17, socket.MSG_DONTWAIT if ended else 0)
+            except (TimeoutError, BlockingIOError):
+                if ended:  # what came before the end has been heard
+                    return
                 continue
             if about[2] != _OUTGOING:  # each is seen twice, on its way out and in
                 self._keep(frame[_ETHERNET:])
@@ -44,17 +47,28 @@ class Capture:
         payload = segment[(segment[12] >> 4) * 4 :]
         if payload and self._ports & {source, to}:
             with self._lock:
-                self._parts[source, to][number] = payload
+                parts = self._parts[source, to]
+                parts[number] = max(payload, parts.get(number, b""), key=len)
 
     def streams(self) -> Mapping[tuple[int, int], bytes]:
         """(from, to) -> what went that way."""
         with self._lock:
-            return {way: b"".join(parts[key] for key in sorted(parts)) for way, parts in self._parts.items()}
+            return {way: _joined(parts) for way, parts in self._parts.items()}
 
     def found(self, wanted: Mapping[str, bytes]) -> dict[str, bool]:
         """Which of these went over the line as they are."""
         streams = self.streams().values()
         return {name: any(what in stream for stream in streams) for name, what in wanted.items()}
+
+
+def _joined(parts: Mapping[int, bytes]) -> bytes:
+    """Segments by number; one that was sent again may overlap another."""
+    whole, end = bytearray(), 0
+    for number in sorted(parts):
+        payload = parts[number][max(0, end - number) if whole else 0 :]
+        whole += payload
+        end = max(end, number + len(parts[number]))
+    return bytes(whole)
 
 
 @contextmanager
