@@ -19,9 +19,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 _TUNSETIFF, _IFF_TUN, _IFF_NO_PI = 0x400454CA, 0x0001, 0x1000
 _MTU = 1500
+_CHECKOUT = Path(__file__).resolve().parent.parent
 ADDRESSES = ("10.213.77.1", "10.213.77.2")
 
 
@@ -101,7 +103,8 @@ def linked(names: tuple[str, str]) -> Iterator[subprocess.Popen[str]]:
             made.append(name)
             _ip("-n", name, "link", "set", "lo", "up")
         command = [sys.executable, "-m", "tests.link", *names]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        with subprocess.Popen(command, cwd=_CHECKOUT, text=True, **pipes) as process:
             try:
                 assert process.stdout is not None
                 if process.stdout.readline() != "linked\n":

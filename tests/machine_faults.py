@@ -164,6 +164,9 @@ def page(rows: list[dict[str, Any]], made: dict[str, Any]) -> str:
         "",
         *table(rows),
     ]
+    played = {row["fault"] for row in rows}
+    if left := [fault.name for fault in ALL if fault.name not in played]:
+        lines += ["", f"Written as tests, and not played for this page yet: {'; '.join(left)}."]
     return "\n".join(lines) + "\n"
 
 

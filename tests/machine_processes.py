@@ -111,7 +111,7 @@ def client_out_of_memory(stage: Stage) -> None:
     federation, flat = stage.federation, stage.flat()
     stage.begin(flat)
     stage.until_line(flat, 1)
-    with little_memory(stage, "node0", 300 * 2**20) as killed:
+    with little_memory(stage, "node0", 150 * 2**20) as killed:
         federation.wait(killed, "an end for want of memory", pause_s=0.02)
     stage.end_of(flat)
     assert stage.same_bits(flat)
@@ -122,8 +122,9 @@ def client_out_of_memory(stage: Stage) -> None:
 @contextlib.contextmanager
 def little_memory(stage: Stage, node: str, most: int) -> Iterator[object]:
     """In this block a node's processes have so many bytes; gives what tells whether one was killed for it."""
-    group = CGROUPS / f"fedpeptao-{stage.server.processes[node].pid}"
     try:
+        ours = _memory_group()
+        group = ours / f"fedpeptao-{stage.server.processes[node].pid}"
         group.mkdir()
         (group / "memory.limit_in_bytes").write_text(str(most))
     except OSError:
@@ -132,9 +133,27 @@ def little_memory(stage: Stage, node: str, most: int) -> Iterator[object]:
     for process in started_with(stage.server.home(node)):
         (group / "cgroup.procs").write_text(str(process.pid))
     yield lambda: "oom_kill 0" not in (group / "memory.oom_control").read_text()
-    for process in started_with(stage.server.home(node)):
-        (CGROUPS / "cgroup.procs").write_text(str(process.pid))
-    group.rmdir()
+    stage.server.wait(lambda: _left(group, ours), "the end of the limit")
+
+
+def _left(group: Path, to: Path) -> bool:
+    """Whether nobody is in it any more; it is gone then."""
+    try:
+        for process in (group / "cgroup.procs").read_text().split():
+            (to / "cgroup.procs").write_text(process)
+        group.rmdir()
+    except OSError:  # one of them is just ending
+        return False
+    return True
+
+
+def _memory_group() -> Path:
+    """Of this process, in the first version of control groups; OSError without it."""
+    lines = [line.split(":") for line in Path("/proc/self/cgroup").read_text().splitlines()]
+    found = [path for _, controllers, path in lines if "memory" in controllers.split(",")]
+    if not found:
+        raise OSError("no memory controller")
+    return CGROUPS / found[0].lstrip("/")
 
 
 def _kill_client(stage: Stage, node: str) -> bool:
@@ -196,7 +215,7 @@ def super_link_killed_with_what_it_started(stage: Stage) -> None:
     stage.kill("superlink")
     start_in_one(stage)
     federation.wait(lambda: stage.nodes_started(), "the nodes", 120, 2.0)
-    assert federation.status(run) == "finished:failed"
+    federation.wait(lambda: federation.status(run) == "finished:failed", "Flower's word for it", pause_s=3.0)
     stage.go_on(flat)
     stage.end_of(flat)
     stage.kill("superlink")

@@ -24,7 +24,7 @@ from tests.deployed import Deployed
 from tests.small_runs import Flat, Ran, examples, go, small, write_jsonl
 
 NODES, PARTITIONS = 2, 3  # a third node may join
-LIMIT_S = 300.0
+LIMIT_S = 600.0
 LOOK_S = 0.05
 CLIENT, SERVER_APP = "flwr-clientapp", "flwr-serverapp"
 
