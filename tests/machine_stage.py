@@ -63,6 +63,8 @@ class Stage:
         """With both nodes there, whatever the case before left."""
         here = self.server
         self.start_again("superlink", "superexec")
+        if here.alive("node2"):
+            self.end_politely("node2")
         for number in range(NODES):
             if not here.keys(f"node{number}").exists():
                 here.make_node_keys(f"node{number}")

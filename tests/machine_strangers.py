@@ -19,7 +19,7 @@ from fedpeptao.processes import end_all, free_port
 from tests.deployed import Deployed
 from tests.machine_stage import Stage
 
-WITHIN_S = 60.0
+WITHIN_S = 120.0
 REFUSED = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
 
 

@@ -42,6 +42,7 @@ def said(event: str, minute: int, round_: int, client: int, at: int, **more: obj
 
 
 EVENTS = [
+    said("reply missing", 45, 1, 2, 12),  # client 2 lives elsewhere since
     said("reply accepted", 50, 1, 0, 11, state="new"),
     said("reply accepted", 51, 1, 1, 12, state="new"),
     said("reply accepted", 52, 2, 0, 11, state="restored"),
