@@ -175,6 +175,7 @@ def main() -> int:
     plots.draw = lambda *given, **named: None
     wanted = tuple(sys.argv[1:]) or ("",)
     made, seconds = facts("tests.machine_faults"), {} if wanted == ("",) else _known()
+    _write(seconds, made)  # the list may have changed since
     with tempfile.TemporaryDirectory() as folder, ExitStack() as until:
         near = until.enter_context(near_stage(Path(folder) / "near"))
         for faults, stage in ((AT_THE_DOOR, near), (IN_A_RUN, near), (OVER_A_LINK, None)):
