@@ -34,8 +34,8 @@ compare: venv-demo ## run the grids of docs/RESULTS.md and make its tables (GRID
 test: venv-dev ## all tests but those of test-deployment (ARGS: of pytest)
 	@exec $(BIN)/python -m pytest $(ARGS)
 
-test-deployment: venv-dev ## faults of real processes, with TLS and keys: some minutes (ARGS: of pytest)
-	@exec $(BIN)/python -m pytest -m machines $(ARGS) tests/test_deployment.py tests/test_deployment_faults.py tests/test_deployment_worker.py tests/test_fibecfed_deployed.py
+test-deployment: venv-dev ## faults of real processes and lines, with TLS and keys: a quarter of an hour (ARGS: of pytest)
+	@exec $(BIN)/python -m pytest -m machines $(ARGS) tests/test_deployment.py tests/test_machine_faults.py tests/test_deployment_worker.py tests/test_fibecfed_deployed.py
 
 test-fast: venv-dev ## the tests that start neither Ray nor servers and take no minutes (ARGS: of pytest)
 	@exec $(BIN)/python -m pytest -m "not slow" $(ARGS)

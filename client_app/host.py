@@ -41,7 +41,7 @@ def clients_of_node(clients: int, node: int, nodes: int) -> list[int]:
 
 
 def roll_call(settings: Settings, client: int, score: bool) -> RollCallReply:
-    """n_i, K_i, labels, data hash, and the scores of section 2.1 if asked."""
+    """n_i, K_i, labels, which data and model, and the scores of section 2.1 if asked."""
     train, validation = shard_of(settings, client)
     if not len(train):
         return RollCallReply(client, fault="it has no training examples")
@@ -53,6 +53,7 @@ def roll_call(settings: Settings, client: int, score: bool) -> RollCallReply:
         labels=sorted(set(train.labels)),
         commonest=list(validation.labels).count(commonest_label(settings, train.labels)),
         data=resources.data_name(settings),
+        model=resources.model_name(settings),
         scores=layer_scores(settings, client, train) if score else [],
     )
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # who passes a message on loads no torch
     from torch import Tensor
 
-SCHEMA = 2
+SCHEMA = 3
 ROLL_CALL, TRAIN, EVALUATE, CURVATURE = "query.roll_call", "train", "evaluate", "query.curvature"
 
 REFUSED = "refused: "
@@ -42,6 +42,7 @@ class RollCallReply:
         labels: those it has seen.
         commonest: of its evaluation examples, how many have the label that is the commonest in its training examples.
         data: sha256 over the data set, or "own data".
+        model: the beginning of the frozen model's fingerprint: a name or a path says little of what lies there.
         scores: zeta_i per layer; empty if it has fewer than a batch of different examples, or was not asked.
         fault: what is wrong with it; "" if nothing.
     """
@@ -54,6 +55,7 @@ class RollCallReply:
     data: str = ""
     scores: list[float] = field(default_factory=list)
     commonest: int = 0
+    model: str = ""
     fault: str = ""
 
 

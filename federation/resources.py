@@ -27,6 +27,7 @@ from models.tuned_model import TunedModel
 
 STYLES = {"masked-lm": "mask", "causal-lm": "causal"}
 """Which template a kind of head needs; the others take texts as they are."""
+_TOLD = 16  # hexadecimal digits: enough that no two models meet by chance
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,11 @@ def splits(settings: Settings) -> Splits:
 def data_name(settings: Settings) -> str:
     """What both ends have to hold alike: the hash of the common data set, or that there is none."""
     return own.OWN_DATA if settings.federation.own_data else splits(settings).sha256
+
+
+def model_name(settings: Settings) -> str:
+    """What both ends have to hold alike: the beginning of the model's fingerprint."""
+    return backbone(settings).fingerprint[:_TOLD]
 
 
 def tokenised(settings: Settings) -> Tokenised:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from fedpeptao import __version__, results, run_config, states
 from fedpeptao.comparison.command import add_compare
 from fedpeptao.deployment import commands as deployment
+from fedpeptao.deployment.federation_command import add_federation
 from fedpeptao.errors import InputError
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
         states.add_states,
         deployment.add_keys,
         deployment.add_start,
+        add_federation,
     ):
         add(subparsers)
     return parser

@@ -14,7 +14,7 @@ from dataclasses import replace
 from flwr.app import Message
 from flwr.common.constant import ErrorCode
 
-from federation import records, resources
+from federation import records
 from federation.grids import Exchange, RecordingGrid
 from federation.logs import event
 from federation.messages import ROLL_CALL, RollCallAsk, RollCallReply
@@ -203,8 +203,8 @@ class Attendance:
         """Why a client may not take part; "" if it may."""
         if reply.fault:
             return reply.fault
-        if reply.data != resources.data_name(self._settings):
-            return "it holds another version of the data set than the server"
+        if what := roll_call.differing(self._settings, reply):
+            return f"it holds another version of the {'data set' if what == 'dataset' else what} than the server"
         labels = self.labels or self._settings.data.named_labels
         if labels and (strange := sorted(set(reply.labels) - set(labels))):
             return f"it has labels that the run does not know: {', '.join(strange[:5])}"

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from shutil import copymode
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ from server_app.console import layers_table, say
 from server_app.lines import pooled_personalised, pooled_shared
 from server_app.roll_call import RollCall
 from server_app.rounds import Rounds
-from server_app.run_folder import PARAMETERS, RunFolder, read_summary
+from server_app.run_folder import METRICS, PARAMETERS, RunFolder, read_summary
 from strategies.roster import Outcome
 from strategies.shell import PromptStrategy
 
@@ -94,7 +95,7 @@ class Course:
         settings, before = self.settings, self.before
         attendance = self._attendance()
         found, was = attendance.found, self.identity
-        _check_data(settings, found)
+        _check_alike(settings, found)
         self.identity = replace(was, clients=found.agreed)
         if before is None:
             self.known |= {
@@ -224,17 +225,17 @@ def _counts(evaluation: Evaluation) -> dict[str, int | float]:
     return {name: value for name, value in vars(evaluation).items() if not isinstance(value, tuple)}
 
 
-def _check_data(settings: Settings, found: RollCall) -> None:
-    """Clients hold parts of the server's own data set, or all of them data of their own."""
-    own = resources.data_name(settings)
-    strange = [client for client, reply in sorted(found.replies.items()) if reply.data != own]
-    if strange:
-        raise InputError(
-            "dataset",
-            settings.data.dataset,
-            f"client {strange[0]} holds another version of it than the server",
-            "Run the same data set and Python version on all machines",
-        )
+def _check_alike(settings: Settings, found: RollCall) -> None:
+    """Clients hold the server's own model, and parts of its data set, or all of them data of their own.
+
+    Raises:
+        InputError: one does not.
+    """
+    for client, reply in sorted(found.replies.items()):
+        if key := roll_call.differing(settings, reply):
+            mend = "Have the same one, and the same Python version, on all machines"
+            problem = f"client {client} holds another version of it than the server"
+            raise InputError(key, settings.flat()[key], problem, mend)
 
 
 def _tester(settings: Settings) -> Callable[[PromptStrategy], Counts] | None:
@@ -256,7 +257,7 @@ def _keeper(folder: Path) -> Callable[[PromptStrategy], None]:
     def keep(strategy: PromptStrategy) -> None:
         temporary = folder / f".{PARAMETERS}"
         save_parameters(temporary, strategy.layout, strategy.state.x.to(torch.float32))
-        temporary.chmod(0o644)  # safetensors writes files for their owner alone
+        copymode(folder / METRICS, temporary)  # safetensors writes files for their owner alone, whatever the umask
         temporary.replace(folder / PARAMETERS)
 
     return keep

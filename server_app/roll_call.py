@@ -194,6 +194,13 @@ def read(exchange: Exchange, settings: Settings) -> list[RollCallReply]:
         raise RunError(f"node {exchange.node} answered the roll call with what cannot be read: {error}") from error
 
 
+def differing(settings: Settings, reply: RollCallReply) -> str:
+    """The setting under which a client holds something else than the server: dataset, model; "" if there is none."""
+    if reply.data != resources.data_name(settings):
+        return "dataset"
+    return "" if reply.model == resources.model_name(settings) else "model"
+
+
 def _check_numbers(reply: RollCallReply, settings: Settings) -> None:
     """What a client says of itself is possible: parts of the server's own data set, if there is one; K_i by the settings.
 

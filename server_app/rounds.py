@@ -254,7 +254,7 @@ def _log(outcome: Outcome, strategy: PromptStrategy) -> None:
     """What became of each client that was asked, and of the round."""
     nodes = strategy.roster.nodes
     for client in outcome.accepted:
-        event("reply accepted", client=client, node=nodes[client])
+        event("reply accepted", client=client, node=nodes[client], state=outcome.states.get(client, ""))
     for client, why in outcome.failed.items():
         what = "reply refused" if client in outcome.refused else "reply failed"
         event(what, logging.WARNING, client=client, node=nodes[client], why=why)

@@ -113,6 +113,7 @@ class Outcome:
     Attributes:
         asked: in the order of sampling, which is the order of folding.
         accepted: whose reply was used.
+        states: of these, what each went on from: new, restored, or lost (it had one, and began anew).
         failed: client -> why its reply was not: its machine failed, or the reply was refused.
         dropped: client -> replies in its name that came twice, unasked, or from a node on which it does not live.
         missing: without a reply by the deadline, or by the reply that closed the round.
@@ -124,6 +125,7 @@ class Outcome:
 
     asked: list[int]
     accepted: list[int] = field(default_factory=list)
+    states: dict[int, str] = field(default_factory=dict)
     failed: dict[int, str] = field(default_factory=dict)
     dropped: Counter[int] = field(default_factory=Counter)
     missing: list[int] = field(default_factory=list)

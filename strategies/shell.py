@@ -128,6 +128,7 @@ class PromptStrategy(Strategy):
             losses += reply.examples * reply.train_loss
             norms += [update_norm(reply)] if self.roster.norm_limit else []
             outcome.evaluations[reply.client] = reply.evaluation
+            outcome.states[reply.client] = _went_on(self.state.accepted.get(reply.client, 0), reply.control_round)
         outcome.train_loss = losses / total.examples if total.examples else None
         outcome.void = len(outcome.accepted) < self.roster.quorum
         self.standing = self.standing.after(outcome.accepted, outcome.refused, [] if outcome.void else norms)
@@ -353,3 +354,10 @@ class PromptStrategy(Strategy):
 def _first_line(reason: str | None) -> str:
     lines = (reason or "").strip().splitlines()
     return lines[0][:_LONGEST_REASON] if lines else "no reason given"
+
+
+def _went_on(accepted: int, found: int) -> str:
+    """What a client went on from; accepted: the last round in which its reply was, found: the round of the state it had."""
+    if not accepted:
+        return "new"
+    return "restored" if found == accepted else "lost"

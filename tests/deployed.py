@@ -16,9 +16,10 @@ from federation.settings import Scalar
 from fedpeptao.cli import main
 from fedpeptao.processes import end_all, free_port
 from fedpeptao.run_config import to_toml
+from server_app.run_folder import SUMMARY, read_summary
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 
 
 @dataclass
@@ -29,17 +30,21 @@ class Deployed:
         folder: keys, states and logs of all its processes lie below it.
         ports: of Fleet, Control and ServerAppIo.
         processes: by name, those that were started last.
+        host: by which nodes reach the server.
+        namespaces: of the server, and of the nodes; "": this process's own.
     """
 
     folder: Path
     ports: dict[str, int] = field(default_factory=lambda: {name: free_port() for name in ("fleet", "control", "appio")})
     processes: dict[str, subprocess.Popen[str]] = field(default_factory=dict)
+    host: str = "127.0.0.1"
+    namespaces: tuple[str, str] = ("", "")
 
     # -- keys ------------------------------------------------------------------------------------------------
 
     def make_server_keys(self) -> None:
         assert main(["keys", "ca", str(self.keys("ca"))]) == 0
-        assert main(["keys", "server", str(self.keys("server")), "--ca", str(self.keys("ca")), "127.0.0.1"]) == 0
+        assert main(["keys", "server", str(self.keys("server")), "--ca", str(self.keys("ca")), self.host]) == 0
         self.home("operator").mkdir(parents=True)
         own = {"address": self.address("control"), "root-certificates": str(self.keys("server") / "ca.crt")}
         (self.home("operator") / "config.toml").write_text(
@@ -57,11 +62,16 @@ class Deployed:
     # -- processes -------------------------------------------------------------------------------------------
 
     def start_server(self) -> None:
-        addresses = [f"--{name}={self.address(name)}" for name in ("fleet", "control", "appio")]
-        self.start("superlink", "superlink", "--keys", str(self.keys("server")), *addresses)
-        self.start("superexec", "superexec", "--keys", str(self.keys("server")), addresses[-1])
+        self.start_role("superlink")
+        self.start_role("superexec")
         self.wait(lambda: "Starting Flower SuperExec" in self.log("superexec"), "the server")
         self.wait(lambda: self.flwr("supernode", "list", "--format", "json").returncode == 0, "the Control API")
+
+    def start_role(self, role: str) -> None:
+        """The server's SuperLink, or its SuperExec."""
+        names = ("fleet", "control", "appio") if role == "superlink" else ("appio",)
+        addresses = [f"--{name}={self.address(name)}" for name in names]
+        self.start(role, role, "--keys", str(self.keys("server")), *addresses)
 
     def start_node(self, number: int, nodes: int, *told: str, name: str = "") -> str:
         """A SuperNode, with a port of its own for its own processes."""
@@ -74,12 +84,24 @@ class Deployed:
     def start(self, name: str, role: str, *told: str) -> subprocess.Popen[str]:
         state = self.folder / name
         command = [sys.executable, "-W", "ignore", "-m", "fedpeptao", "start", role, "--state", str(state), *told]
+        return self.start_command(name, _within(self.namespaces[role == "supernode"], command), {})
+
+    def start_command(self, name: str, command: list[str], environment: dict[str, str]) -> subprocess.Popen[str]:
+        """Any process; its log goes on where one of its name ended."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / f"{name}.log").open("a", encoding="utf8") as log:
             self.processes[name] = subprocess.Popen(
-                command, cwd=self.folder, env=self.environment, stdout=log, stderr=subprocess.STDOUT, text=True
+                command,
+                cwd=self.folder,
+                env={**self.environment, **environment},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                text=True,
             )
         return self.processes[name]
+
+    def alive(self, name: str) -> bool:
+        return name in self.processes and self.processes[name].poll() is None
 
     @property
     def environment(self) -> dict[str, str]:
@@ -94,7 +116,7 @@ class Deployed:
         return self.folder / name / "flwr"
 
     def address(self, name: str) -> str:
-        return f"127.0.0.1:{self.ports[name]}"
+        return f"{self.host if name == 'fleet' else '127.0.0.1'}:{self.ports[name]}"
 
     def end(self) -> None:
         left = [process for name in self.processes for process in end_all(self.home(name))]
@@ -108,7 +130,7 @@ class Deployed:
     def flwr(self, *arguments: str, timeout_s: float = PATIENCE_S) -> subprocess.CompletedProcess[str]:
         own = {"FLWR_HOME": str(self.home("operator")), "FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
         return subprocess.run(
-            ["flwr", *arguments],
+            _within(self.namespaces[0], ["flwr", *arguments]),
             cwd=CHECKOUT,
             env={**self.environment, **own},
             capture_output=True,
@@ -125,26 +147,46 @@ class Deployed:
         told = self.flwr("supernode", "list", "fed", "--format", "json")
         return sum(node["status"] == "online" for node in json.loads(told.stdout)["nodes"])
 
-    def start_run(self, settings: dict[str, Scalar]) -> None:
-        path = self.folder / "run.toml"
+    def start_run(self, settings: dict[str, Scalar]) -> str:
+        """Flower's id of it."""
+        path = self.folder / f"{settings.get('run-name', 'run')}.toml"
         path.write_text(to_toml(settings), encoding="utf8")
-        told = self.flwr("run", ".", "fed", "--run-config", str(path))
-        assert told.returncode == 0, told.stdout + told.stderr
+        return self.start_run_by(path)
 
-    def status(self) -> str:
-        """Of the latest run, in Flower's words."""
-        return str(json.loads(self.flwr("ls", "fed", "--format", "json").stdout)["runs"][0]["status"])
+    def start_run_by(self, path: Path) -> str:
+        told = self.flwr("run", ".", "fed", "--run-config", str(path), "--format", "json")
+        assert told.returncode == 0, told.stdout + told.stderr
+        return str(json.loads(told.stdout)["run-id"])
+
+    def status(self, run_id: str = "") -> str:
+        """Of a run, or of the latest, in Flower's words."""
+        listed = self.flwr("ls", "fed", *(["--run-id", run_id] if run_id else []), "--format", "json")
+        return str(json.loads(listed.stdout)["runs"][0]["status"])
+
+    def run_log(self, run_id: str) -> str:
+        """What the application's server part said."""
+        told = self.flwr("log", run_id, "fed", "--show")
+        assert told.returncode == 0, told.stdout + told.stderr
+        return told.stdout
 
     def run(self, settings: dict[str, Scalar], patience_s: float) -> str:
-        """A whole run; its status."""
-        self.start_run(settings)
-        self.wait(lambda: self.status().startswith("finished"), "the run's end", patience_s, pause_s=3.0)
-        return self.status()
+        """A whole run, in a folder that is named; its status. Flower is asked when the folder says that it is over."""
+        run, folder = self.start_run(settings), Path(str(settings["runs-dir"])) / str(settings["run-name"])
+        summary = folder / SUMMARY
+        self.wait(lambda: summary.exists() and read_summary(folder)["status"] != "running", "the run's end", patience_s)
+        self.wait(lambda: self.status(run).startswith("finished"), "Flower's word for it")
+        return self.status(run)
 
     def wait(self, ready: Callable[[], bool], what: str, patience_s: float = PATIENCE_S, pause_s: float = 0.5) -> None:
         """Until it is so, or the test fails and shows what all processes said last."""
         end = time.monotonic() + patience_s
         while not ready():
-            logs = "\n".join(f"{name}:\n{self.log(name)[-2000:]}" for name in self.processes)
-            assert time.monotonic() < end, f"{what} is not there\n{logs}"
+            assert time.monotonic() < end, f"{what} is not there\n{self._last_words()}"
             time.sleep(pause_s)
+
+    def _last_words(self) -> str:
+        return "\n".join(f"{name}:\n{self.log(name)[-2000:]}" for name in self.processes)
+
+
+def _within(namespace: str, command: list[str]) -> list[str]:
+    return ["ip", "netns", "exec", namespace, *command] if namespace else command

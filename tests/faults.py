@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,27 +36,11 @@ from strategies.shell import PromptStrategy
 from tests import faults_coming, faults_messages
 from tests.coming import AGAIN, FIRST
 from tests.fault_stage import DEADLINE_S, ROUND, VICTIM, DeathError, FullDisk, Stage, Strike, harmed, harms, same_end
+from tests.fault_table import NOTHING, Fault, row, table
 
 PAGE = RESULTS.parent / "docs" / "FAULTS.md"
-NOTHING, ITS_ROUND, ITS_PART = "nothing", "the work of the round it died in", "that client's part of that round"
+ITS_ROUND, ITS_PART = "the work of the round it died in", "that client's part of that round"
 ITS_ROUNDS = "that client's part of the rounds between"
-
-
-@dataclass(frozen=True)
-class Fault:
-    """A row of the table.
-
-    Attributes:
-        name: the fault.
-        happens: what happens.
-        lost: what is lost.
-        strike: does it, and fails where the row does not hold.
-    """
-
-    name: str
-    happens: str
-    lost: str
-    strike: Strike
 
 
 # -- the server dies ---------------------------------------------------------------------------------------
@@ -376,7 +359,7 @@ BAD_UPDATES: dict[str, Strike] = {
 }
 
 
-FAULTS: tuple[Fault, ...] = (
+FAULTS: tuple[Fault[Stage], ...] = (
     *(
         Fault(f"server killed {when}", "gone on with, it ends with the same bits", lost, strike)
         for when, strike in DEATHS.items()
@@ -448,7 +431,7 @@ FAULTS: tuple[Fault, ...] = (
 )
 
 
-def play(fault: Fault) -> float:
+def play(fault: Fault[Stage]) -> float:
     """Does one in a folder of its own; returns its seconds.
 
     Raises:
@@ -473,10 +456,8 @@ def page(rows: list[dict[str, Any]], made: dict[str, Any]) -> str:
         f"Made by `python -m tests.faults` on {made['cpu']}; raw: [results/faults.json](../results/faults.json).",
         "What an operator does: [RECOVERY.md](RECOVERY.md).",
         "",
-        "| fault | what happens | what is lost | seconds |",
-        "|---|---|---|---|",
+        *table(rows),
     ]
-    lines += [f"| {row['fault']} | {row['happens']} | {row['lost']} | {row['seconds']:.1f} |" for row in rows]
     return "\n".join(lines) + "\n"
 
 
@@ -486,7 +467,7 @@ def main() -> None:
     for fault in FAULTS:
         seconds = play(fault)
         print(f"{seconds:6.1f} s  {fault.name}", flush=True)
-        rows.append({"fault": fault.name, "happens": fault.happens, "lost": fault.lost, "seconds": seconds})
+        rows.append(row(fault, seconds))
     made = facts("tests.faults")
     write(RESULTS / "faults.json", {**made, "faults": rows})
     PAGE.write_text(page(rows, made), encoding="utf8")

@@ -1,27 +1,28 @@
-"""Real processes on the loopback, with TLS on every API and node authentication: bit for bit the run in this process."""
+"""Real processes on the loopback, with TLS on every API and node authentication: the run in this process, and nothing to read."""
 
 from __future__ import annotations
 
 import socket
 import ssl
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
-from flwr.app import Context, Message
+from safetensors.torch import load_file
 
-from client_app.app import app
-from federation.settings import Scalar, defaults
-from fedpeptao.processes import started_with
+from federation.settings import Scalar
+from fedpeptao.deployment.roles import environment
+from fedpeptao.processes import free_port, started_with
+from fedpeptao.run_config import to_toml
 from server_app.run_folder import read_history
+from tests.capture import Capture, captured
 from tests.deployed import Deployed
-from tests.small_runs import SMALL, Flat, examples, go, write_jsonl
+from tests.small_runs import SMALL, Flat, examples, go
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_plots")]
-LIMIT_S = 180
+LIMIT_S = 300
 NODES = 2
 
 
@@ -33,12 +34,12 @@ def federation(tmp_path: Path) -> Iterator[Deployed]:
     deployed.end()
 
 
-def join(federation: Deployed, nodes: int, told: Callable[[int], list[str]] = lambda number: []) -> None:
+def join(federation: Deployed, nodes: int) -> None:
     """Makes, registers and starts nodes, until all are there."""
     for number in range(nodes):
         federation.make_node_keys(f"node{number}")
         federation.register(f"node{number}")
-        federation.start_node(number, nodes, *told(number))
+        federation.start_node(number, nodes)
     federation.wait(lambda: federation.nodes_online() == nodes, "a node")
 
 
@@ -69,9 +70,30 @@ def speaks_tls(port: int, authority: Path) -> bool:
     return True
 
 
-def test_a_deployed_run_is_the_run_in_this_process_and_no_port_speaks_plaintext(
+@contextmanager
+def listened(ports: list[int]) -> Iterator[Capture | None]:
+    """To all that passes over these ports; None without the right to."""
+    try:
+        with captured(ports) as capture:
+            yield capture
+    except PermissionError:
+        yield None
+
+
+def what_travels(folder: Path) -> dict[str, bytes]:
+    """Pieces of a run by name: how each would look on a line that hides nothing."""
+    parameters = load_file(folder / "parameters.safetensors")
+    model = {f"array {name}": value.numpy().tobytes()[:64] for name, value in parameters.items()}
+    return {**model, **{word: word.encode() for word in READABLE}}
+
+
+READABLE = ("animals", "train_loss", "validation_examples", "commonest", "shared_loss_sum", "fedpeptao", "superexec")
+
+
+def test_a_deployed_run_is_the_run_in_this_process_and_shows_nothing_of_itself(
     federation: Deployed, data_file: Path, make_flat: Callable[..., Flat], tmp_path: Path
 ) -> None:
+    """The same bits, TLS on every port, and nothing readable on the line."""
     federation.start_server()
     join(federation, NODES)
     own = [federation.keys(f"node{number}") / "loopback.crt" for number in range(NODES)]
@@ -80,55 +102,60 @@ def test_a_deployed_run_is_the_run_in_this_process_and_no_port_speaks_plaintext(
     assert len(ports) == 3 + NODES
     assert [port for port in ports if not any(speaks_tls(port, authority) for authority in trusted)] == []
     told: dict[str, Scalar] = {**SMALL, "dataset": str(data_file), "runs-dir": str(tmp_path), "run-name": "deployed"}
-    assert federation.run(told, LIMIT_S) == "finished:completed", federation.log("superexec")
+    with listened(ports) as line:
+        assert federation.run(told, LIMIT_S) == "finished:completed", federation.log("superexec")
     here = go(make_flat())
     assert (tmp_path / "deployed" / "parameters.safetensors").read_bytes() == here.parameter_bytes
     assert figures(tmp_path / "deployed") == figures(here.folder)
     states = federation.folder / "node0" / "clients" / "deployed"
     assert list(states.rglob("*.safetensors")), "each node keeps its clients' states in a folder of its own"
+    assert open_to_others(federation) == []
+    if line is not None:
+        assert {port for way in line.streams() for port in way} >= set(ports)
+        texts = {row["text"]: row["text"].encode() for row in examples(100) if len(row["text"]) > 8}
+        assert [what for what, there in line.found({**what_travels(here.folder), **texts}).items() if there] == []
+
+
+def open_to_others(federation: Deployed) -> list[Path]:
+    """Secrets, databases and states that others than their owner could read."""
+    secret = ("*.key", "*.secret", "*.db", "*.db-wal")
+    found = [path for pattern in secret for path in federation.folder.rglob(pattern)]
+    found += [
+        path for number in range(NODES) for path in (federation.folder / f"node{number}" / "clients").rglob("*.*")
+    ]
+    assert len(found) > 5
+    return [path for path in found if path.stat().st_mode & 0o077]
 
 
 @pytest.mark.machines
-def test_nodes_train_on_files_of_their_own_and_a_killed_one_costs_no_bit(federation: Deployed, tmp_path: Path) -> None:
-    """SIGKILL in round 2; the round waits for its quorum, the node comes back and goes on from its accepted state."""
-    rows = examples(90)
-    files = [write_jsonl(tmp_path / f"ward{number}.jsonl", rows[number::NODES]) for number in range(NODES)]
-    federation.start_server()
-    join(federation, NODES, lambda number: ["--data", str(files[number])])
-    federation.start_run({**OWN, "runs-dir": str(tmp_path), "run-name": "deployed"})
-    federation.wait(lambda: federation.log("node0").count("Start `flwr-clientapp`") == 3, "round 2", 120)
-    for process in started_with(federation.home("node0")):
-        process.kill()
-    killed = time.monotonic()
-    federation.processes["node0"].wait()
-
-    def back() -> bool:
-        """As an init system does it: again and again, since the server believes the dead to be there for up to a minute."""
-        if federation.processes["node0"].poll() is not None:
-            federation.start_node(0, NODES, "--data", str(files[0]))
-        return federation.status().startswith("finished")
-
-    federation.wait(back, "the run's end", LIMIT_S, pause_s=3.0)
-    assert federation.status() == "finished:completed", federation.log("superexec")
-    assert time.monotonic() - killed < LIMIT_S
-    whole = go({**defaults(), **OWN, "runs-dir": str(tmp_path), "run-name": "whole"}, NODES, with_files(files))
-    assert (tmp_path / "deployed" / "parameters.safetensors").read_bytes() == whole.parameter_bytes
-    first, second = read_history(tmp_path / "deployed")
-    assert (first["attempts"], second["attempts"], second["left"], second["back"]) == (1, 2, [0], [0])
+def test_the_same_search_finds_all_of_it_on_a_line_that_hides_nothing(
+    federation: Deployed, data_file: Path, tmp_path: Path
+) -> None:
+    """Flower's own commands, told --insecure: what the test above looks for is there to be found."""
+    start_in_plaintext(federation)
+    told: dict[str, Scalar] = {**SMALL, "dataset": str(data_file), "runs-dir": str(tmp_path), "run-name": "deployed"}
+    with listened(listening(federation)) as line:
+        assert federation.run({**told, "clients": 2, "rounds": 1}, LIMIT_S) == "finished:completed"
+    if line is None:
+        pytest.skip("nobody may listen to the loopback here")
+    found = line.found(what_travels(tmp_path / "deployed"))
+    assert {what for what, there in found.items() if not there} <= {"superexec"}
+    texts = {row["text"]: row["text"].encode() for row in examples(100) if len(row["text"]) > 8}
+    assert [text for text, there in line.found(texts).items() if there] == [], "texts do not travel at all"
 
 
-OWN: dict[str, Scalar] = {
-    **SMALL,
-    **{"partition": "own", "clients": NODES, "clients-per-round": NODES, "min-clients": NODES, "rounds": 2},
-    **{"quorum": NODES, "quorum-wait-s": 180.0, "labels": "animals,colours,verbs", "test-every": 0},
-}
-
-
-def with_files(files: list[Path]) -> Callable[[Message, Context], Message]:
-    """The client app, on nodes with these files."""
-
-    def told(message: Message, context: Context) -> Message:
-        number = int(context.node_config["partition-id"])
-        return app(message, replace(context, node_config={**context.node_config, "data": str(files[number])}))
-
-    return told
+def start_in_plaintext(federation: Deployed) -> None:
+    config = federation.home("operator") / "config.toml"
+    config.write_text("[superlink.fed]\ninsecure = true\n" + to_toml({"address": federation.address("control")}))
+    fleet, control, appio = (federation.address(name) for name in ("fleet", "control", "appio"))
+    server = ["--fleet-api-address", fleet, "--control-api-address", control, "--serverappio-api-address", appio]
+    link = ["flower-superlink", "--insecure", "--isolation", "process", *server]
+    execution = ["flower-superexec", "--insecure", "--plugin-type", "serverapp", "--appio-api-address", appio]
+    commands = {"superlink": link, "superexec": execution}
+    for number in range(NODES):
+        own = ["--clientappio-api-address", f"127.0.0.1:{free_port()}"]
+        node = ["--node-config", f"partition-id={number} num-partitions={NODES}"]
+        commands[f"node{number}"] = ["flower-supernode", "--insecure", "--superlink", fleet, *own, *node]
+    for name, command in commands.items():
+        federation.start_command(name, command, environment(federation.folder / name))
+    federation.wait(lambda: federation.nodes_online() == NODES, "a node", pause_s=2.0)

@@ -7,11 +7,13 @@ import json
 import pytest
 
 from experiments.machine import RESULTS
-from tests.faults import FAULTS, PAGE, Fault, page, play
+from tests.fault_stage import Stage
+from tests.fault_table import Fault
+from tests.faults import FAULTS, PAGE, page, play
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
-def test_what_the_table_says_of_it_holds(fault: Fault) -> None:
+def test_what_the_table_says_of_it_holds(fault: Fault[Stage]) -> None:
     play(fault)
 
 

@@ -85,7 +85,7 @@ def test_neither_do_its_values_in_disguise(make_flat: MakeFlat) -> None:
         "round": {"schema", "run", "round", "labels", "layers", "epoch", "warm_up"},
         "clients": {"ids", "accepted"},
         "client": {"client", "round", "fault", "examples", "steps", "train_loss", "control_round"}
-        | {"validation_examples", "labels", "data", "scores", "commonest"},
+        | {"validation_examples", "labels", "data", "model", "scores", "commonest"},
         "evaluation": {"examples", "correct", "loss_sum", "shared_correct", "shared_loss_sum"},
     }
     for passed in watched.passed:

@@ -56,10 +56,16 @@ def test_a_new_folder_is_on_disk_in_the_one_above(tmp_path: Path, done: list[str
     assert len(done) == 2  # nothing to do
 
 
-def test_files_can_be_read_by_the_group(tmp_path: Path) -> None:
-    write_atomically(tmp_path / "file", b"content")
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
+def test_who_may_read_a_file_is_the_process_owners_choice(tmp_path: Path, umask: int, mode: int) -> None:
+    """`fedpeptao start` takes all rights of others away: states and messages lie on its disk."""
+    before = os.umask(umask)
+    try:
+        write_atomically(tmp_path / "file", b"content")
+    finally:
+        os.umask(before)
     assert (tmp_path / "file").read_bytes() == b"content"
-    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o644
+    assert (tmp_path / "file").stat().st_mode & 0o777 == mode
 
 
 @contextmanager

@@ -368,7 +368,7 @@ def test_a_question_with_a_wrong_value_is_refused(record: str, key: str, value: 
 def test_the_message_of_another_schema_says_what_to_do() -> None:
     content = records.encode_roll_call(RollCallAsk("run-1", True))
     content["ask"]["schema"] = 1
-    with pytest.raises(MessageError, match="schema 1, this end speaks 2: run one version on both ends"):
+    with pytest.raises(MessageError, match="schema 1, this end speaks 3: run one version on both ends"):
         records.decode_roll_call(content)
 
 

@@ -181,6 +181,7 @@ def test_the_second_of_two_nodes_with_one_client_waits_until_the_first_is_gone(m
 # -- who may not take part ---------------------------------------------------------------------------------
 
 REFUSED: dict[int, tuple[Change, str]] = {
+    1: (lambda reply: replace(reply, model="another"), "another version of the model"),
     2: (lambda reply: RollCallReply(reply.client, fault="it has no training examples"), "no training examples"),
     3: (lambda reply: replace(reply, data="another"), "another version of the data set"),
     4: (
@@ -192,12 +193,13 @@ REFUSED: dict[int, tuple[Change, str]] = {
 
 
 def test_who_may_not_join_is_named_once_and_not_asked_again(make_flat: MakeFlat, shown: list[str]) -> None:
-    flat = make_flat(**{**EVERYBODY, "clients": 7, "clients_per_round": 7, "rounds": 3, "min_clients": 2})
+    told_before = {"labels": "animals,colours,verbs", "min_clients": 1}  # client 0 alone does not see them all
+    flat = make_flat(**{**EVERYBODY, "clients": 7, "clients_per_round": 7, "rounds": 3, **told_before})
     changes = {client: change for client, (change, _) in REFUSED.items()}
-    ran, grid = coming.go(flat, lambda r: nodes(*range(7)) if r > 1 else nodes(0, 1), saying(changes))
+    ran, grid = coming.go(flat, lambda r: nodes(*range(7)) if r > 1 else nodes(0), saying(changes))
     assert told(ran, "joined") == {2: [6]}
-    assert [line["accepted"] for line in ran.lines[1:]] == [2, 3, 3]
-    assert grid.roll_calls()[2:] == [(2, 1000 + client) for client in (2, 3, 4, 5, 6)]
+    assert [line["accepted"] for line in ran.lines[1:]] == [1, 2, 2]
+    assert grid.roll_calls()[1:] == [(2, 1000 + client) for client in (1, 2, 3, 4, 5, 6)]
     lines = {line["node"]: line for line in events(ran, "may not take part")}
     assert len(events(ran, "may not take part")) == len(REFUSED)
     for client, (_, why) in REFUSED.items():

@@ -263,6 +263,16 @@ def test_clients_that_agree_on_other_data_than_the_server_stop_before_training(m
 
 
 @pytest.mark.usefixtures("no_plots")
+def test_a_client_with_another_model_under_the_same_name_stops_before_training(make_flat: MakeFlat) -> None:
+    def other(client: int, record: Any) -> None:
+        if client == 2:
+            record["model"] = "0" * 16
+
+    match = "model = 'random:bert': client 2 holds another version of it than the server"
+    stops(make_flat(run_name="bad"), InputError, match, in_the_roll_call(other))
+
+
+@pytest.mark.usefixtures("no_plots")
 def test_a_node_that_fails_in_the_roll_call_stops_before_training(make_flat: MakeFlat) -> None:
     def dies(message: Message, context: Context) -> Message | None:
         raise MemoryError("killed")

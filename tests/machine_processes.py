@@ -1,0 +1,256 @@
+"""Faults of real processes that work: each of them killed, ended or stopped in the middle of a run."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from fedpeptao.deployment.roles import SuperLink, environment
+from fedpeptao.processes import started_with
+from tests.machine_stage import CLIENT, NODES, SERVER_APP, Stage
+
+CGROUPS = Path("/sys/fs/cgroup/memory")
+DEADLINE_S = 45.0
+
+
+def nothing(stage: Stage) -> None:
+    federation, flat = stage.federation, stage.flat()
+    run = stage.begin(flat)
+    stage.end_of(flat)
+    assert stage.same_bits(flat)
+    federation.wait(lambda: federation.status(run) == "finished:completed", "Flower's word for it")
+
+
+# -- nodes ----------------------------------------------------------------------------------------------------
+
+
+def node_killed(stage: Stage) -> None:
+    """The server believes the dead to be there for up to a minute, and lets nobody else in under its key.
+
+    Of nodes that train on files of their own.
+    """
+    federation, flat = stage.federation, stage.flat(partition="own", dataset="stdlib-docs")
+    stage.begin(flat)
+    stage.until_training(flat, 2)
+    stage.kill("node0")
+    federation.wait(lambda: stage.nodes_started() or stage.status(flat) != "running", "node 0", 120, 2.0)
+    stage.end_of(flat)
+    assert stage.same_bits(flat)
+    second = stage.lines(flat)[1]
+    assert (second["attempts"], second["left"], second["back"]) == (2, [0], [0])
+
+
+def node_ended(stage: Stage) -> None:
+    assert stage.federation
+    flat = stage.flat()
+    stage.begin(flat)
+    stage.until_training(flat, 2)
+    stage.end_politely("node0")
+    stage.start_node(0)
+    stage.end_of(flat)
+    assert stage.same_bits(flat)
+
+
+def all_nodes_gone(stage: Stage) -> None:
+    federation, flat = stage.federation, stage.flat(quorum_wait_s=15.0)
+    run = stage.begin(flat)
+    stage.until_training(flat, 2)
+    for number in range(NODES):
+        federation.processes[f"node{number}"].send_signal(signal.SIGTERM)
+    gone = time.monotonic()
+    stage.end_of(flat, 60, "failed")
+    assert time.monotonic() - gone < 15 + 20
+    said = federation.run_log(run)
+    assert "round 2: no client gave an update within 15 s (quorum-wait-s). Client 0: node error 5" in said
+    assert "The run is kept as after round 1: fedpeptao run --resume" in said
+    assert stage.federation.nodes_online() == NODES
+    stage.go_on(flat)
+    stage.end_of(flat)
+    assert stage.same_bits(flat)
+
+
+def node_joins(stage: Stage) -> None:
+    assert stage.federation
+    flat = stage.flat(clients=3, clients_per_round=3, rounds=5)
+    stage.begin(flat)
+    stage.until_line(flat, 2)
+    stage.third_node()
+    stage.end_of(flat)
+    stage.end_politely("node2")
+    lines = stage.lines(flat)
+    (joined,) = [line["round"] for line in lines if line.get("joined") == [2]]
+    assert joined > 2
+    assert [line["accepted"] for line in lines] == [2 + (line["round"] >= joined) for line in lines]
+
+
+# -- a node's client processes ---------------------------------------------------------------------------------
+
+
+def client_stopped(stage: Stage) -> None:
+    """As a machine that is suspended; its answer comes when the round is over."""
+    flat = stage.flat(round_timeout_s=DEADLINE_S, quorum=1, rounds=3)
+    assert stage.federation
+    stage.begin(flat)
+    stage.until_training(flat, 2)
+    client = stage.only("node0", CLIENT)
+    client.suspend()
+    stage.until_line(flat, 2)
+    client.resume()
+    stage.end_of(flat)
+    lines = stage.lines(flat)
+    assert [line["missing"] for line in lines] == [[], [0], []]
+    assert [line["accepted"] for line in lines] == [2, 1, 2]
+    assert sum(line["late"] for line in lines) == 1
+
+
+def client_out_of_memory(stage: Stage) -> None:
+    """The kernel kills it where there is a limit to be had, else we do."""
+    federation, flat = stage.federation, stage.flat()
+    stage.begin(flat)
+    stage.until_line(flat, 1)
+    with little_memory(stage, "node0", 150 * 2**20) as killed:
+        federation.wait(killed, "an end for want of memory", pause_s=0.02)
+    stage.end_of(flat)
+    assert stage.same_bits(flat)
+    first, second = stage.lines(flat)
+    assert (first["attempts"], second["attempts"]) == (1, 2)
+
+
+@contextlib.contextmanager
+def little_memory(stage: Stage, node: str, most: int) -> Iterator[object]:
+    """In this block a node's processes have so many bytes; gives what tells whether one was killed for it."""
+    try:
+        ours = _memory_group()
+        group = ours / f"fedpeptao-{stage.server.processes[node].pid}"
+        group.mkdir()
+        (group / "memory.limit_in_bytes").write_text(str(most))
+    except OSError:
+        yield lambda: _kill_client(stage, node)
+        return
+    for process in started_with(stage.server.home(node)):
+        (group / "cgroup.procs").write_text(str(process.pid))
+    yield lambda: "oom_kill 0" not in (group / "memory.oom_control").read_text()
+    stage.server.wait(lambda: _left(group, ours), "the end of the limit")
+
+
+def _left(group: Path, to: Path) -> bool:
+    """Whether nobody is in it any more; it is gone then."""
+    try:
+        for process in (group / "cgroup.procs").read_text().split():
+            (to / "cgroup.procs").write_text(process)
+        group.rmdir()
+    except OSError:  # one of them is just ending
+        return False
+    return True
+
+
+def _memory_group() -> Path:
+    """Of this process, in the first version of control groups; OSError without it."""
+    lines = [line.split(":") for line in Path("/proc/self/cgroup").read_text().splitlines()]
+    found = [path for _, controllers, path in lines if "memory" in controllers.split(",")]
+    if not found:
+        raise OSError("no memory controller")
+    return CGROUPS / found[0].lstrip("/")
+
+
+def _kill_client(stage: Stage, node: str) -> bool:
+    clients = [one for one in started_with(stage.server.home(node)) if CLIENT in one.name()]
+    for one in clients:
+        one.kill()
+    return bool(clients)
+
+
+# -- the server's processes -------------------------------------------------------------------------------------
+
+
+def server_app_killed(stage: Stage) -> None:
+    federation, flat = stage.federation, stage.flat()
+    run = stage.begin(flat)
+    stage.until_training(flat, 2)
+    stage.only("superexec", SERVER_APP).kill()
+    stage.go_on(flat)
+    stage.end_of(flat)
+    assert stage.same_bits(flat)
+    federation.wait(lambda: federation.status(run) == "finished:failed", "Flower's word for it", 120, 3.0)
+
+
+def super_exec_killed(stage: Stage) -> None:
+    """Alone: what it started is left behind."""
+    federation, flat = stage.federation, stage.flat()
+    stage.begin(flat)
+    stage.until_training(flat, 2)
+    federation.processes["superexec"].kill()
+    federation.processes["superexec"].wait()
+    stage.start_again("superexec")
+    federation.wait(lambda: not stage.has("superexec", SERVER_APP), "the ServerApp's end", 120)
+    stage.go_on(flat)
+    stage.end_of(flat)
+    assert stage.same_bits(flat)
+
+
+def super_link_killed(stage: Stage) -> None:
+    """Its database has all that the run needs."""
+    federation, flat = stage.federation, stage.flat()
+    run = stage.begin(flat)
+    stage.until_training(flat, 2)
+    stage.kill("superlink")
+    stage.start_again("superlink")
+    stage.end_of(flat)
+    assert stage.same_bits(flat)
+    federation.wait(lambda: federation.status(run) == "finished:completed", "Flower's word for it")
+
+
+def super_link_killed_with_what_it_started(stage: Stage) -> None:
+    """Flower's other isolation: the SuperLink starts the ServerApp itself, and takes it along."""
+    federation, flat = stage.federation, stage.flat()
+    for name in ("superexec", "superlink"):
+        stage.end_politely(name)
+    start_in_one(stage)
+    federation.wait(lambda: stage.nodes_started(), "the nodes", 120, 2.0)
+    run = stage.begin(flat)
+    stage.until_training(flat, 2)
+    stage.kill("superlink")
+    start_in_one(stage)
+    federation.wait(lambda: stage.nodes_started(), "the nodes", 120, 2.0)
+    federation.wait(lambda: federation.status(run) == "finished:failed", "Flower's word for it", pause_s=3.0)
+    stage.go_on(flat)
+    stage.end_of(flat)
+    stage.kill("superlink")
+    assert stage.same_bits(flat)
+
+
+def start_in_one(stage: Stage) -> None:
+    """The SuperLink as `fedpeptao start` never starts it."""
+    server = stage.server
+    addresses = {name: server.address(name) for name in ("fleet", "control", "appio")}
+    role = SuperLink(keys=server.keys("server"), state=server.folder / "superlink", **addresses)
+    command = ["subprocess" if part == "process" else part for part in role.command()]
+    server.start_command("superlink", command, environment(role.state))
+
+
+# -- runs ---------------------------------------------------------------------------------------------------------
+
+
+def two_runs(stage: Stage) -> None:
+    assert stage.federation
+    flats = [stage.flat(), stage.flat()]
+    for flat in flats:
+        stage.begin(flat)
+    for flat in flats:
+        stage.end_of(flat)
+        assert stage.same_bits(flat)
+
+
+def pending(stage: Stage) -> None:
+    federation, flat = stage.federation, stage.flat(rounds=1)
+    stage.end_politely("superexec")
+    run = stage.begin(flat)
+    time.sleep(5.0)
+    assert federation.status(run) == "pending"
+    assert not stage.run(flat).exists()
+    stage.start_again("superexec")
+    stage.end_of(flat)
+    assert stage.same_bits(flat)
