@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +32,7 @@ class Served:
     def request(self, *parts: bytes) -> socket.socket:
         connection = wire.connect(self.path)
         connection.settimeout(10)
-        with suppress(BrokenPipeError):  # the worker may hang up before the end
+        with contextlib.suppress(BrokenPipeError):  # refused before it was sent
             for part in parts:
                 wire.send_frame(connection, part)
         return connection
