@@ -23,6 +23,7 @@ import torch
 
 from client_app.app import app
 from experiments.machine import RESULTS, facts, write
+from experiments.published import PUBLISHED
 from federation.grids import InProcessGrid
 from federation.settings import Scalar, defaults, parse
 from server_app.run import run
@@ -30,7 +31,6 @@ from server_app.run_folder import read_history
 
 MODULE = "experiments.codec"
 Row = dict[str, Any]
-PUBLISHED: dict[str, Scalar] = {"drift-correction": "device", "label-prior": "none", "learning-rate": 0.01}
 METHODS: dict[str, dict[str, Scalar]] = {
     "float32": {},
     "float16": {"precision": "float16"},

@@ -39,6 +39,7 @@ SMALL: dict[str, Scalar] = {
         "score-batches": 1,
         "norm-limit": 10.0,
     },
+    **{"drift-correction": "device", "label-prior": "none"},  # control variates are among what is sent
 }
 
 

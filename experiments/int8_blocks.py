@@ -22,6 +22,7 @@ from torch import Tensor
 
 from client_app.app import app
 from experiments.machine import RESULTS, facts, write
+from experiments.published import PUBLISHED
 from federation import records, resources
 from federation.codec import BLOCK, Int8Codec
 from federation.grids import InProcessGrid, exchanges
@@ -51,7 +52,7 @@ def main() -> None:
 
 def travelled(arguments: argparse.Namespace) -> tuple[Layout, dict[str, list[Tensor]]]:
     """The layout, and x, c and all Delta_i of the last round, as rows [R]."""
-    given = {"dataset": arguments.dataset, "train-examples": arguments.train_examples, "test-every": 0}
+    given = {**PUBLISHED, "dataset": arguments.dataset, "train-examples": arguments.train_examples, "test-every": 0}
     settings = parse({**defaults(), **given})
     with tempfile.TemporaryDirectory() as folder:
         grid = InProcessGrid(app, {**settings.flat(), "runs-dir": folder}, settings.federation.clients)

@@ -18,6 +18,7 @@ from typing import Any
 
 from client_app.app import app
 from experiments.machine import RESULTS, facts, write
+from experiments.published import PUBLISHED
 from federation import resources
 from federation.grids import InProcessGrid
 from federation.settings import Scalar, defaults, parse
@@ -28,12 +29,7 @@ MODULE = "experiments.published_tasks"
 TASKS = ("sst2", "mr", "mrpc", "rte", "cola")
 PAGE = RESULTS.parent / "docs" / "TASKS.md"
 BEGIN, END = "<!-- published-tasks -->", "<!-- /published-tasks -->"
-BASE: dict[str, Scalar] = {
-    "train-examples": 2000,
-    "drift-correction": "device",
-    "label-prior": "none",
-    "learning-rate": 0.01,
-}
+BASE: dict[str, Scalar] = {"train-examples": 2000, **PUBLISHED}
 """Beside the defaults: 100 clients, 10 a round, 20 rounds of 2 epochs, label skew of alpha 0.3. FedPepTAO as published."""
 AVERAGING: dict[str, Scalar] = {"layers": "all", "drift-correction": "none", "server-optimizer": "none"}
 METHODS: dict[str, dict[str, Scalar]] = {

@@ -29,6 +29,7 @@ from client_app.curvature import along_steps
 from client_app.host import shard_of
 from client_app.local_update import Adam
 from experiments.machine import IMAGES, RESULTS, facts, resident_mb, write
+from experiments.published import PUBLISHED
 from federation import resources
 from federation.evaluation import losses_on
 from federation.grids import InProcessGrid, exchanges
@@ -108,6 +109,7 @@ def prompts(arguments: argparse.Namespace) -> list[Row]:
     settings = parse(
         {
             **defaults(),
+            **PUBLISHED,
             "dataset": arguments.dataset,
             "clients": 10,
             "clients-per-round": 10,

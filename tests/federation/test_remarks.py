@@ -79,9 +79,9 @@ def test_a_changed_value_without_effect_is_named(changes: dict[str, Scalar], key
     "changes",
     [
         {"warmup_rounds": 3, "ratio": "eigengap"},
-        {"max_lost_share": 0.1},
+        {"drift_correction": "device", "max_lost_share": 0.1},
         {"error_feedback": False, "update_precision": "int8"},
-        {"control_precision": "int8"},
+        {"drift_correction": "device", "control_precision": "int8"},
         {"server_momentum": 0.5},
         {"tuned": "lora", "lora_rank": 4, "lora_alpha": 8.0, "lora_targets": "query"},
         {"tuned": "adapter", "bottleneck": 8, "prompt_init_std": 0.1},
