@@ -33,6 +33,7 @@ from fedpeptao.errors import InputError
 from models import deep_prompts
 from models.backbone import Backbone, load_backbone
 from models.export import to_peft
+from models.probe import can_do_without_padding
 from models.random_models import random_tokenizer
 from models.tuned_model import TunedModel
 
@@ -160,7 +161,7 @@ def measure(name: str, folder: Path) -> Found:
 def _unpadded(model: TunedModel, inputs: dict[str, Tensor], scores: Tensor) -> float | None:
     """The largest difference of scores without padding, where the family lets it be left out."""
     backbone = model.backbone
-    if not backbone.can_leave_out_padding():
+    if not can_do_without_padding(backbone):
         return None
     backbone.leaves_out_padding = True
     try:

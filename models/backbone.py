@@ -24,7 +24,7 @@ from models.label_words import word_tokens
 from models.language_head import Gather, LanguageHead, place_gather
 from models.language_kind import LANGUAGE
 from models.positions import Positions
-from models.probe import Probed, differ, probe, tolerance
+from models.probe import Probed, can_do_without_padding, probe
 from models.quantisation import KINDS as QUANTISED
 from models.recompute import recompute_blocks
 from models.unpadding import LEAST_PADDING, unpadded
@@ -217,27 +217,6 @@ class Backbone:
         return unpadded(self.blocks[layer:], self.slots[layer:], mask)
 
     @torch.no_grad()
-    def can_leave_out_padding(self) -> bool:
-        """Measured: whether two texts of other lengths end, without padding, in the states that they have with it."""
-        mask = torch.tensor([[1] * 7, [1] * 3 + [0] * 4], device=self.device)
-        ids = torch.arange(3, 17, device=self.device).view(2, 7)
-        inputs = {"input_ids": ids * mask + (1 - mask) * int(self.tokenizer.pad_token_id or 0), "attention_mask": mask}
-        states = self.last_states(inputs)
-        try:
-            with unpadded(self.blocks, self.slots, mask):
-                other = self.last_states(inputs)
-        except (
-            IndexError,
-            KeyError,
-            RuntimeError,
-            TypeError,
-            ValueError,
-        ):  # of blocks that take more than states by token
-            return False
-        real = mask.bool()
-        return differ(states[real], other[real]) <= tolerance(self.model.dtype)
-
-    @torch.no_grad()
     def block_outputs(self, inputs: dict[str, Tensor]) -> list[Tensor]:
         """Output [B, T, d] of each block, in the backbone's type, for the score (section 2.1 of docs/ALGORITHMS.md).
 
@@ -342,7 +321,7 @@ def load_backbone(
     backbone.autocast = None if autocast == "none" else _DTYPES[autocast]
     if gradient_checkpointing:
         recompute_blocks(probed.blocks, probed.slots)
-    backbone.leaves_out_padding = unpadding and not gradient_checkpointing and backbone.can_leave_out_padding()
+    backbone.leaves_out_padding = unpadding and not gradient_checkpointing and can_do_without_padding(backbone)
     return backbone
 
 

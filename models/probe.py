@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +16,17 @@ from transformers import PreTrainedModel
 
 from fedpeptao.errors import InputError
 from models.attention import NAME, PromptSlot, Recorder
+from models.unpadding import unpadded
+
+if TYPE_CHECKING:
+    from models.backbone import Backbone
 
 MEND = (
     "Use a model whose attention goes through transformers' attention interface with a layer index, "
     "such as BERT, RoBERTa, GPT-2 or Llama"
 )
+_UNFIT = (IndexError, KeyError, RuntimeError, TypeError, ValueError)
+"""What blocks raise that are given more by token than states and rotary positions, where padding is left out."""
 _EXACT, _HALF = 1e-4, 0.05  # relative, of outputs in float32 and in half precision
 
 
@@ -59,6 +66,23 @@ def probe(model: PreTrainedModel, name: str) -> Probed:
         found[index].prompt_slot = slot  # type: ignore[assignment]
     attention = tuple(found[index] for index in range(layers))
     return Probed(slots, attention, _blocks(model, found, name), kv_heads, head_dim)
+
+
+@torch.no_grad()
+def can_do_without_padding(backbone: Backbone) -> bool:
+    """Measured: whether two texts of other lengths end, without padding, in the states that they have with it."""
+    mask = torch.tensor([[1] * 7, [1] * 3 + [0] * 4], device=backbone.device)
+    ids = torch.arange(3, 17, device=backbone.device).view(2, 7)
+    ids = ids.where(mask.bool(), int(backbone.tokenizer.pad_token_id or 0))
+    inputs = {"input_ids": ids, "attention_mask": mask}
+    states = backbone.last_states(inputs)
+    try:
+        with unpadded(backbone.blocks, backbone.slots, mask):
+            other = backbone.last_states(inputs)
+    except _UNFIT:
+        return False
+    real = mask.bool()
+    return _differ(states[real], other[real]) <= _tolerance(backbone.model.dtype)
 
 
 def _by_layer(modules: Sequence[nn.Module], name: str) -> dict[int, nn.Module]:
@@ -113,17 +137,17 @@ def _check_agreement(model: PreTrainedModel, ours: Tensor, name: str) -> None:
         own = _output(model)
     finally:
         model.set_attn_implementation(NAME)
-    away = differ(ours, own)
-    if not away <= tolerance(model.dtype):
+    away = _differ(ours, own)
+    if not away <= _tolerance(model.dtype):
         raise _refusal(name, f"its own attention has terms that are lost here (outputs differ by {away:.0%})")
 
 
-def differ(one: Tensor, other: Tensor) -> float:
+def _differ(one: Tensor, other: Tensor) -> float:
     """By how much, of the second one's norm."""
     return float((one.float() - other.float()).norm() / other.float().norm())
 
 
-def tolerance(dtype: torch.dtype) -> float:
+def _tolerance(dtype: torch.dtype) -> float:
     """Up to which two outputs are the same but for the order of sums."""
     return _EXACT if dtype == torch.float32 else _HALF
 

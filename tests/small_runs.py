@@ -32,12 +32,11 @@ WORDS = {
     "verbs": ["run", "sit", "eat", "go"],
 }
 SMALL: Flat = {
-    **{
-        "drift-correction": "device",
-        "label-prior": "none",
-        "learning-rate": 0.01,
-        "own-learning-rate": 1.0,
-    },  # each part where a test asks for it
+    # the published method: each further part where a test asks for it
+    "drift-correction": "device",
+    "label-prior": "none",
+    "learning-rate": 0.01,
+    "own-learning-rate": 1.0,
     "model": "random:bert",
     "prompt-tokens": 3,
     "validation-fraction": 0.2,
