@@ -16,6 +16,8 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from pathlib import Path
 
+from federation.durable import make_folder
+
 LOG = "log.jsonl"
 """The file's name: in a run's folder the server's, beside a node's client states the node's."""
 
@@ -69,7 +71,9 @@ def about(**fields: object) -> Iterator[None]:
 
 @contextmanager
 def kept_in(path: Path) -> Iterator[None]:
-    """Events in this block are lines of this file."""
+    """Events in this block are lines of this file, whose folder is made if it is not there."""
+    with contextlib.suppress(OSError):
+        make_folder(path.parent)
     before = _file.set(path)
     try:
         yield

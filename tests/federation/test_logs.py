@@ -53,8 +53,15 @@ def test_what_json_does_not_know_becomes_text_and_a_line_stays_one_line(tmp_path
     assert line["value"] == "{1, 2}"
 
 
+def test_the_first_event_of_all_makes_the_folder(tmp_path: Path) -> None:
+    with kept_in(tmp_path / "a node" / "a run" / LOG):
+        event("training begins", round=1)
+    assert [line["event"] for line in lines(tmp_path / "a node" / "a run" / LOG)] == ["training begins"]
+
+
 def test_a_disk_that_takes_no_line_stops_nobody(tmp_path: Path) -> None:
-    with kept_in(tmp_path / "no such folder" / LOG):
+    (tmp_path / "a file").write_text("")
+    with kept_in(tmp_path / "a file" / LOG):
         event("unheard")
 
 
