@@ -11,16 +11,12 @@ from collections.abc import Callable
 
 from flwr.app import Context, Message
 
-from federation.messages import MessageError
+from federation.messages import MessageError, NodeError
 from federation.settings import OWN
 from fedpeptao.errors import InputError
 
 logger = logging.getLogger("flwr")
 Handler = Callable[[Message, Context], Message]
-
-
-class NodeError(RuntimeError):
-    """A fault of this node, in words that may be read elsewhere."""
 
 
 def reason(error: Exception, own_data: bool) -> str:

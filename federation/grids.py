@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -15,8 +16,12 @@ from flwr.common.typing import Run
 from flwr.proto.message_pb2 import Message as MessageProto  # pylint: disable=no-name-in-module
 from flwr.serverapp import Grid
 
+from federation.messages import NodeError
+
 ClientCall = Callable[[Message, Context], Message]
 CLIENT_APP_RAISED = 2  # Flower's error code for it
+_RAISED = re.compile(r"<class '(?:.*\.)?(?P<name>\w+)'>:<'(?P<text>.*)'>", re.DOTALL)  # as Flower puts it into a reply
+_LONGEST_REASON = 1000  # characters
 _SHORTEST_S, _LONGEST_S, _SHARE = 0.05, 0.5, 0.01  # of pauses between two looks for replies
 
 
@@ -216,6 +221,21 @@ class Exchange:
 
     node: int
     reply: Message
+
+    @property
+    def why(self) -> str:
+        """What an error reply says, as one line: of a traceback its last, and an exception without Flower's brackets."""
+        said = (self.reply.error.reason or "").strip()
+        if raised := _RAISED.fullmatch(said):
+            name, said = raised["name"], raised["text"].strip()
+            said = said if name == NodeError.__name__ else f"{name}: {said}"
+        return one_line(said)
+
+
+def one_line(reason: str) -> str:
+    """The first of a reason's lines; the last, of a traceback."""
+    lines = reason.strip().splitlines() or ["no reason given"]
+    return lines[-1 if "Traceback" in lines[0] else 0][:_LONGEST_REASON]
 
 
 def exchanges(grid: Grid, messages: Iterable[Message], timeout_s: float | None) -> Generator[Exchange]:

@@ -22,6 +22,10 @@ class MessageError(ValueError):
     """What arrived is not what was agreed on."""
 
 
+class NodeError(RuntimeError):
+    """A fault of a node, in words that may be read elsewhere."""
+
+
 @dataclass(frozen=True)
 class RollCallAsk:
     """The one question to all nodes before round 1."""

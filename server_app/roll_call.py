@@ -181,8 +181,7 @@ def read(exchange: Exchange, settings: Settings) -> list[RollCallReply]:
     """
     reply = exchange.reply
     if reply.has_error():
-        reason = (reply.error.reason or "no reason given").strip().splitlines()[-1]
-        raise RunError(f"node {exchange.node} failed in the roll call (code {reply.error.code}): {reason}")
+        raise RunError(f"node {exchange.node} failed in the roll call (code {reply.error.code}): {exchange.why}")
     clients, limit = settings.federation.clients, settings.federation.message_limit_mb
     try:
         check_size(reply.content, most_bytes(limit, clients))

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from federation import records
 from federation.channels import Channels
-from federation.grids import Exchange
+from federation.grids import Exchange, one_line
 from federation.limits import check_size, most_bytes
 from federation.messages import (
     CURVATURE,
@@ -38,7 +38,6 @@ from strategies.roster import Cohort, Outcome, Roster
 from strategies.selection import sample_clients
 from strategies.standing import Standing
 
-_LONGEST_REASON = 1000  # characters
 Reply = TrainReply | EvaluateReply | CurvatureReply
 
 
@@ -305,7 +304,7 @@ class PromptStrategy(Strategy):
                 other = "" if reply.round == server_round else f"{REFUSED}it answers round {reply.round}"
                 why = other or reply.fault
                 if why:
-                    outcome.failed[reply.client] = _first_line(why)
+                    outcome.failed[reply.client] = one_line(why)
                 else:
                     early[reply.client] = reply
             while due is not None and (due in early or due in outcome.failed):
@@ -336,9 +335,9 @@ class PromptStrategy(Strategy):
             if not reply.has_error():
                 check_size(reply.content, self._most_bytes(len(asked)))
                 return read(exchange)
-            why = f"node error {reply.error.code}: {_first_line(reply.error.reason)}"
+            why = f"node error {reply.error.code}: {exchange.why}"
         except MessageError as error:
-            why = _first_line(f"{REFUSED}{error}")
+            why = one_line(f"{REFUSED}{error}")
         here = asked - answered
         answered |= here
         outcome.failed.update(dict.fromkeys(sorted(here), why))
@@ -349,11 +348,6 @@ class PromptStrategy(Strategy):
 
     def _expected(self, client: int, node: int, outcome: Outcome) -> bool:
         return client in outcome.asked and self.roster.nodes.get(client) == node
-
-
-def _first_line(reason: str | None) -> str:
-    lines = (reason or "").strip().splitlines()
-    return lines[0][:_LONGEST_REASON] if lines else "no reason given"
 
 
 def _went_on(accepted: int, found: int) -> str:

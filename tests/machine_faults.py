@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+import traceback
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -85,11 +86,13 @@ IN_A_RUN: Faults = (
         ITS_PART,
         machine_processes.client_stopped,
     ),
+    Fault("SIGKILL of a node's worker while it trains", AGAIN, A_ROUND, machine_processes.worker_killed),
+    Fault("a worker killed by the kernel for want of memory", AGAIN, A_ROUND, machine_processes.out_of_memory),
     Fault(
-        "a client killed by the kernel for want of memory",
-        f"after a minute {AGAIN}",
-        "a minute",
-        machine_processes.client_out_of_memory,
+        "SIGKILL of who starts a node's client processes",
+        f"the node ends, and its init system starts it; {AGAIN}",
+        A_ROUND,
+        machine_processes.launcher_killed,
     ),
     Fault("SIGKILL of the ServerApp", RESUMED, ITS_ROUND, machine_processes.server_app_killed),
     Fault(
@@ -176,16 +179,23 @@ def main() -> int:
     wanted = tuple(sys.argv[1:]) or ("",)
     made, seconds = facts("tests.machine_faults"), {} if wanted == ("",) else _known()
     _write(seconds, made)  # the list may have changed since
+    failed = 0
     with tempfile.TemporaryDirectory() as folder, ExitStack() as until:
         near = until.enter_context(near_stage(Path(folder) / "near"))
         for faults, stage in ((AT_THE_DOOR, near), (IN_A_RUN, near), (OVER_A_LINK, None)):
             for fault in (fault for fault in faults if fault.name.startswith(wanted)):
                 stage = stage or until.enter_context(far_stage(Path(folder) / "far"))
-                fault.strike(stage)
+                try:
+                    fault.strike(stage)
+                except Exception:
+                    traceback.print_exc()
+                    print(f"  FAILED  {fault.name}", flush=True)
+                    failed += 1
+                    continue
                 print(f"{stage.seconds:6.1f} s  {fault.name}", flush=True)
                 seconds[fault.name] = stage.seconds
                 _write(seconds, made)
-    return 0
+    return int(failed > 0)
 
 
 def _write(seconds: dict[str, float], made: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import time
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from federation.node_config import NodeConfig
 from fedpeptao.deployment.roles import SuperNode, environment
 from fedpeptao.processes import free_port
+from tests.deployed import CHECKOUT
 from tests.machine_stage import PARTITIONS, Stage
 from tests.small_runs import write_jsonl
 
@@ -83,7 +85,7 @@ def data_of_two_nodes(stage: Stage) -> None:
     assert sorted(why.split("InputError ")[1] for why in refused) == [
         "in data: the node's log says more, which stays there",
         "in text-column: the node's log says more, which stays there",
-    ]
+    ], (refused, said[-3000:])
     assert said.count("may not take part") == 2
     assert str(stage.folder) not in " ".join(refused), "no path of a node's leaves it"
     assert f"data = '{stage.folder}/ward-1.jsonl': there is no such file on this node" in _joined(
@@ -98,9 +100,10 @@ def another_version(stage: Stage) -> None:
     server = stage.federation
     stage.end_politely("node0")
     other = stage.folder / "other-version"
-    for package in ("federation", "client_app", "fedpeptao"):
-        (other / package).mkdir(parents=True, exist_ok=True)
-        (other / package / "__init__.py").write_text("raise ImportError('another version')\n")
+    for package in ("federation", "fedpeptao", "client_app"):
+        shutil.copytree(CHECKOUT / package, other / package)
+    for module in ("federation/records.py", "client_app/__init__.py"):
+        (other / module).write_text("raise ImportError('another version')\n")
     state = server.folder / "node0"
     node = NodeConfig(0, PARTITIONS, state_dir=str(state / "clients"))
     role = SuperNode(server.keys("node0"), state, server.address("fleet"), node, f"127.0.0.1:{free_port()}")

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+import psutil
 
 from fedpeptao.deployment.roles import SuperLink, environment
 from fedpeptao.processes import started_with
-from tests.machine_stage import CLIENT, NODES, SERVER_APP, Stage
+from tests.machine_stage import CLIENT, LIMIT_S, NODES, SERVER_APP, Stage
+from tests.small_runs import Flat
 
 CGROUPS = Path("/sys/fs/cgroup/memory")
+LAUNCHER, GONE = "fedpeptao.deployment.launcher", "is gone in the middle of a message"
 DEADLINE_S = 45.0
+ENOUGH = 16
+"""Rounds, while a node starts that joins."""
 
 
 def nothing(stage: Stage) -> None:
@@ -36,7 +43,7 @@ def node_killed(stage: Stage) -> None:
     stage.begin(flat)
     stage.until_training(flat, 2)
     stage.kill("node0")
-    federation.wait(lambda: stage.nodes_started() or stage.status(flat) != "running", "node 0", 120, 2.0)
+    federation.wait(lambda: stage.nodes_started() and stage.status(flat) != "running", "node 0", LIMIT_S, 2.0)
     stage.end_of(flat)
     assert stage.same_bits(flat)
     second = stage.lines(flat)[1]
@@ -64,7 +71,7 @@ def all_nodes_gone(stage: Stage) -> None:
     stage.end_of(flat, 60, "failed")
     assert time.monotonic() - gone < 15 + 20
     said = federation.run_log(run)
-    assert "round 2: no client gave an update within 15 s (quorum-wait-s). Client 0: node error 5" in said
+    assert "round 2: 0 clients are there for a quorum of 2 after 15 s (quorum-wait-s); not there: 0, 1." in said
     assert "The run is kept as after round 1: fedpeptao run --resume" in said
     assert stage.federation.nodes_online() == NODES
     stage.go_on(flat)
@@ -74,7 +81,7 @@ def all_nodes_gone(stage: Stage) -> None:
 
 def node_joins(stage: Stage) -> None:
     assert stage.federation
-    flat = stage.flat(clients=3, clients_per_round=3, rounds=5)
+    flat = stage.flat(clients=3, clients_per_round=3, rounds=ENOUGH)
     stage.begin(flat)
     stage.until_line(flat, 2)
     stage.third_node()
@@ -106,61 +113,77 @@ def client_stopped(stage: Stage) -> None:
     assert sum(line["late"] for line in lines) == 1
 
 
-def client_out_of_memory(stage: Stage) -> None:
-    """The kernel kills it where there is a limit to be had, else we do."""
+def worker_killed(stage: Stage) -> None:
+    """Where the model is: the message that it answers is lost, and another one is there for the next."""
     federation, flat = stage.federation, stage.flat()
     stage.begin(flat)
-    stage.until_line(flat, 1)
-    with little_memory(stage, "node0", 150 * 2**20) as killed:
-        federation.wait(killed, "an end for want of memory", pause_s=0.02)
+    stage.until_training(flat, 2)
+    killed, before = stage.worker("node0"), federation.log("node0").count(GONE)
+    killed.kill()
     stage.end_of(flat)
+    _asked_again(stage, flat)
+    assert federation.log("node0").count(GONE) == before + 1
+    assert stage.worker("node0") != killed
+
+
+def out_of_memory(stage: Stage) -> None:
+    """The kernel kills the worker where control groups of memory can be had, else we do."""
+    assert stage.federation
+    flat = stage.flat()
+    stage.begin(flat)
+    stage.until_training(flat, 2)
+    with no_memory_more(stage.worker("node0")) as killed:
+        stage.server.wait(killed, "an end for want of memory", pause_s=0.02)
+    stage.end_of(flat)
+    _asked_again(stage, flat)
+
+
+def launcher_killed(stage: Stage) -> None:
+    """The node ends, so that its init system starts both again."""
+    federation, flat = stage.federation, stage.flat()
+    stage.begin(flat)
+    stage.until_training(flat, 2)
+    for process in started_with(federation.home("node0")):
+        if LAUNCHER in process.cmdline():
+            process.kill()
+    assert federation.processes["node0"].wait(timeout=60) == 0
+    stage.start_node(0)
+    stage.end_of(flat)
+    _asked_again(stage, flat)
+
+
+def _asked_again(stage: Stage, flat: Flat) -> None:
     assert stage.same_bits(flat)
-    first, second = stage.lines(flat)
-    assert (first["attempts"], second["attempts"]) == (1, 2)
+    assert [line["attempts"] for line in stage.lines(flat)] == [1, 2]
 
 
 @contextlib.contextmanager
-def little_memory(stage: Stage, node: str, most: int) -> Iterator[object]:
-    """In this block a node's processes have so many bytes; gives what tells whether one was killed for it."""
-    try:
-        ours = _memory_group()
-        group = ours / f"fedpeptao-{stage.server.processes[node].pid}"
-        group.mkdir()
-        (group / "memory.limit_in_bytes").write_text(str(most))
-    except OSError:
-        yield lambda: _kill_client(stage, node)
+def no_memory_more(process: psutil.Process) -> Iterator[Callable[[], bool]]:
+    """In this block it gets no page beyond those that it has; gives what tells whether it was killed for it."""
+    ours = _memory_group()
+    if ours is None:
+        process.kill()
+        yield lambda: True
         return
-    for process in started_with(stage.server.home(node)):
-        (group / "cgroup.procs").write_text(str(process.pid))
-    yield lambda: "oom_kill 0" not in (group / "memory.oom_control").read_text()
-    stage.server.wait(lambda: _left(group, ours), "the end of the limit")
-
-
-def _left(group: Path, to: Path) -> bool:
-    """Whether nobody is in it any more; it is gone then."""
+    group = ours / f"fedpeptao-{process.pid}"
+    group.mkdir()
     try:
-        for process in (group / "cgroup.procs").read_text().split():
-            (to / "cgroup.procs").write_text(process)
-        group.rmdir()
-    except OSError:  # one of them is just ending
-        return False
-    return True
+        (group / "memory.limit_in_bytes").write_text("4096")
+        (group / "cgroup.procs").write_text(str(process.pid))
+        yield lambda: "oom_kill 0" not in (group / "memory.oom_control").read_text()
+    finally:
+        for _ in range(100):  # a process takes a while to be gone from its group
+            with contextlib.suppress(OSError):
+                group.rmdir()
+                break
+            time.sleep(0.1)
 
 
-def _memory_group() -> Path:
-    """Of this process, in the first version of control groups; OSError without it."""
+def _memory_group() -> Path | None:
+    """Of this process, in the first version of control groups, if we may make others in it."""
     lines = [line.split(":") for line in Path("/proc/self/cgroup").read_text().splitlines()]
-    found = [path for _, controllers, path in lines if "memory" in controllers.split(",")]
-    if not found:
-        raise OSError("no memory controller")
-    return CGROUPS / found[0].lstrip("/")
-
-
-def _kill_client(stage: Stage, node: str) -> bool:
-    clients = [one for one in started_with(stage.server.home(node)) if CLIENT in one.name()]
-    for one in clients:
-        one.kill()
-    return bool(clients)
+    found = [CGROUPS / path.lstrip("/") for _, controllers, path in lines if "memory" in controllers.split(",")]
+    return next((path for path in found if os.access(path, os.W_OK)), None)
 
 
 # -- the server's processes -------------------------------------------------------------------------------------
@@ -249,7 +272,7 @@ def pending(stage: Stage) -> None:
     stage.end_politely("superexec")
     run = stage.begin(flat)
     time.sleep(5.0)
-    assert federation.status(run) == "pending"
+    assert federation.status(run) == "pending", federation.status(run)
     assert not stage.run(flat).exists()
     stage.start_again("superexec")
     stage.end_of(flat)

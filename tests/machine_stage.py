@@ -20,11 +20,12 @@ from client_app.app import app
 from federation.settings import Scalar, defaults
 from fedpeptao.processes import started_with
 from server_app.run_folder import METRICS, read_history, read_summary
+from tests.client_app.warm.stand_in import workers
 from tests.deployed import Deployed
 from tests.small_runs import Flat, Ran, examples, go, small, write_jsonl
 
 NODES, PARTITIONS = 2, 3  # a third node may join
-LIMIT_S = 600.0
+LIMIT_S = 300.0
 LOOK_S = 0.05
 CLIENT, SERVER_APP = "flwr-clientapp", "flwr-serverapp"
 
@@ -112,6 +113,10 @@ class Stage:
         """SIGTERM, as an operator does it."""
         self.server.processes[name].send_signal(signal.SIGTERM)
         self.server.processes[name].wait(timeout=60)
+
+    def worker(self, node: str) -> psutil.Process:
+        """The newest of a node's: an earlier run's may not have ended yet."""
+        return max(workers(self.server.folder / node / "clients"), key=lambda one: one.create_time())
 
     def only(self, name: str, command: str) -> psutil.Process:
         """The newest process of that command below a role."""

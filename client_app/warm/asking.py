@@ -20,9 +20,9 @@ from pathlib import Path
 
 from flwr.app import Context, Message
 
-from client_app.discretion import NodeError
 from client_app.warm import wire
 from client_app.warm.owner import Owner
+from federation.messages import NodeError
 from federation.node_config import NodeConfig
 
 FOLDER = ".worker"

@@ -10,7 +10,7 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.common.serde import config_record_to_proto, metric_record_to_proto
 
-from federation.grids import InProcessGrid, RecordingGrid, count_bytes, exchanges
+from federation.grids import Exchange, InProcessGrid, RecordingGrid, count_bytes, exchanges
 
 
 def content(value: float = 1.0) -> RecordDict:
@@ -273,3 +273,22 @@ def test_an_error_reply_is_matched_by_its_question() -> None:
 
     (found,) = exchanges(grid_of(app), [Message(content(), 1001, "train")], 10)
     assert (found.node, found.reply.metadata.src_node_id) == (1001, 1)
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("", "no reason given"),
+        ("Error: Node Unavailable", "Error: Node Unavailable"),
+        ("first\nsecond", "first"),
+        ("OSError: Traceback\n  File\nOSError: no such model", "OSError: no such model"),
+        (
+            "<class 'client_app.discretion.NodeError'>:<'InputError in data: more is in the log'>",
+            "InputError in data: more is in the log",
+        ),
+        ("<class 'MemoryError'>:<'8 GB\nof them'>", "MemoryError: 8 GB"),
+    ],
+)
+def test_an_error_reply_is_told_as_one_line(said: str, shown: str) -> None:
+    error = Message(Error(2, said), reply_to=Message(content(), 1001, "train"))
+    assert Exchange(1001, error).why == shown
