@@ -35,7 +35,7 @@ test: venv-dev ## all tests but those of test-deployment (ARGS: of pytest)
 	@exec $(BIN)/python -m pytest $(ARGS)
 
 test-deployment: venv-dev ## faults of real processes and lines, with TLS and keys: a quarter of an hour (ARGS: of pytest)
-	@exec $(BIN)/python -m pytest -m machines $(ARGS) tests/test_deployment.py tests/test_machine_faults.py tests/test_fibecfed_deployed.py
+	@exec $(BIN)/python -m pytest -m machines $(ARGS) tests/test_deployment.py tests/test_machine_faults.py
 
 test-fast: venv-dev ## the tests that start neither Ray nor servers and take no minutes (ARGS: of pytest)
 	@exec $(BIN)/python -m pytest -m "not slow" $(ARGS)

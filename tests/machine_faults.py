@@ -18,7 +18,7 @@ from typing import Any
 
 from experiments.machine import RESULTS, facts, write
 from server_app import plots
-from tests import machine_input, machine_network, machine_processes, machine_strangers
+from tests import machine_input, machine_network, machine_nodes, machine_server, machine_strangers
 from tests.fault_table import NOTHING, Fault, row, table
 from tests.link import Link
 from tests.machine_network import far_stage, over
@@ -58,7 +58,7 @@ AT_THE_DOOR: Faults = (
 """Seconds each, and no node is needed: these are among the usual tests."""
 
 IN_A_RUN: Faults = (
-    Fault("none", f"the run ends {SAME} as in one process", NOTHING, machine_processes.nothing),
+    Fault("none", f"the run ends {SAME} as in one process", NOTHING, machine_nodes.nothing),
     Fault(
         "a server of another authority",
         "the node does not start, and says so; Flower's own ends, too",
@@ -72,54 +72,56 @@ IN_A_RUN: Faults = (
         machine_strangers.expired,
     ),
     Fault("a copy of a key whose node is there", OUTSIDE, NOTHING, machine_strangers.duplicate),
-    Fault("SIGTERM of a node while it trains", AGAIN, A_ROUND, machine_processes.node_ended),
-    Fault("SIGKILL of a node while it trains", f"after a minute {AGAIN}", "a minute", machine_processes.node_killed),
+    Fault("SIGTERM of a node while it trains", AGAIN, A_ROUND, machine_nodes.node_ended),
+    Fault("SIGKILL of a node while it trains", f"after a minute {AGAIN}", "a minute", machine_nodes.node_killed),
+    Fault("the same with FibecFed", f"after a minute {AGAIN}", "a minute", machine_nodes.fibecfed_node_killed),
     Fault(
         "SIGTERM of all nodes",
         f"the run stops within `quorum-wait-s`, and says why; {RESUMED}",
         ITS_ROUND,
-        machine_processes.all_nodes_gone,
+        machine_nodes.all_nodes_gone,
     ),
     Fault(
         "SIGSTOP of a client beyond the deadline, then SIGCONT",
         "the round closes without it; its answer is counted as late and dropped",
         ITS_PART,
-        machine_processes.client_stopped,
+        machine_nodes.client_stopped,
     ),
-    Fault("SIGKILL of a node's worker while it trains", AGAIN, A_ROUND, machine_processes.worker_killed),
-    Fault("a worker killed by the kernel for want of memory", AGAIN, A_ROUND, machine_processes.out_of_memory),
+    Fault("SIGKILL of a node's worker while it trains", AGAIN, A_ROUND, machine_nodes.worker_killed),
+    Fault("a worker killed by the kernel for want of memory", AGAIN, A_ROUND, machine_nodes.out_of_memory),
     Fault(
         "SIGKILL of who starts a node's client processes",
         f"the node ends, and its init system starts it; {AGAIN}",
         A_ROUND,
-        machine_processes.launcher_killed,
+        machine_nodes.launcher_killed,
     ),
-    Fault("SIGKILL of the ServerApp", RESUMED, ITS_ROUND, machine_processes.server_app_killed),
+    Fault("SIGKILL of the ServerApp", RESUMED, ITS_ROUND, machine_server.server_app_killed),
+    Fault("of FibecFed's ServerApp", RESUMED, ITS_ROUND, machine_server.fibecfed_server_app_killed),
     Fault(
         "SIGKILL of the SuperExec",
         f"its ServerApp ends by itself, the run fails; {RESUMED}",
         ITS_ROUND,
-        machine_processes.super_exec_killed,
+        machine_server.super_exec_killed,
     ),
     Fault(
         "SIGKILL of the SuperLink, and its restart",
         f"nodes and ServerApp come back by themselves; the run ends {SAME}",
         NOTHING,
-        machine_processes.super_link_killed,
+        machine_server.super_link_killed,
     ),
     Fault(
         "the same where the SuperLink starts the ServerApp itself (Flower's subprocess isolation)",
         f"the run fails; {RESUMED}",
         ITS_ROUND,
-        machine_processes.super_link_killed_with_what_it_started,
+        machine_server.super_link_killed_with_what_it_started,
     ),
-    Fault("a node joins at round 3", "its client takes part from then on", NOTHING, machine_processes.node_joins),
-    Fault("two runs at once", f"both end {SAME}", NOTHING, machine_processes.two_runs),
+    Fault("a node joins at round 3", "its client takes part from then on", NOTHING, machine_nodes.node_joins),
+    Fault("two runs at once", f"both end {SAME}", NOTHING, machine_server.two_runs),
     Fault(
         "no SuperExec",
         f"the run is listed as pending, and no folder of it is made; with one it begins, and ends {SAME}",
         NOTHING,
-        machine_processes.pending,
+        machine_server.pending,
     ),
     Fault(
         "a node whose data are gone, and one whose data lack a column",
@@ -159,9 +161,9 @@ def page(rows: list[dict[str, Any]], made: dict[str, Any]) -> str:
         "SuperLink, a SuperExec, two nodes with a client each, a random two-layer model; and is a test (`make test-deployment`).",
         "*The same bits* are those of the undisturbed run in one process: shared parameters, and each client's figures. Seconds",
         "are those from `flwr run` to the run's end, all attempts together, to be read beside the first run's (*none*): two",
-        "rounds, or one, three or five where the case needs them. Of what is refused they go on until it was.",
+        "rounds, or as many as the case needs. Of what is refused they go on until it was.",
         "",
-        f"Made by `python -m tests.machine_faults` on {made['cpu']}, 2 cores that other work was on, too; raw:",
+        f"Made by `python -m tests.machine_faults` on {made['cpu']}, 2 cores; raw:",
         "[results/machine_faults.json](../results/machine_faults.json). What an operator does: [DEPLOYMENT.md](DEPLOYMENT.md),",
         "[RECOVERY.md](RECOVERY.md). Faults of disks and messages: [FAULTS.md](FAULTS.md).",
         "",

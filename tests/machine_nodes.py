@@ -1,4 +1,4 @@
-"""Faults of real processes that work: each of them killed, ended or stopped in the middle of a run."""
+"""Faults of nodes and of what works on them: each killed, ended or stopped in the middle of a run."""
 
 from __future__ import annotations
 
@@ -8,17 +8,24 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
+from safetensors import safe_open
 
-from fedpeptao.deployment.roles import SuperLink, environment
+from client_app.state import DIFFICULTY, FISHER, UPDATE_SHARE
 from fedpeptao.processes import started_with
-from tests.machine_stage import CLIENT, LIMIT_S, NODES, SERVER_APP, Stage
+from tests.machine_stage import CLIENT, LIMIT_S, NODES, Stage
 from tests.small_runs import Flat
 
 CGROUPS = Path("/sys/fs/cgroup/memory")
 LAUNCHER, GONE = "fedpeptao.deployment.launcher", "is gone in the middle of a message"
 DEADLINE_S = 45.0
+FIBECFED: dict[str, Any] = {
+    **{"tuned": "lora", "lora_rank": 4, "score": "perturbation", "curriculum": "linear", "curriculum_full": 0.5},
+    **{"update_share": "plateau", "curvature_steps": 8, "drift_correction": "none", "server_optimizer": "none"},
+    "rounds": 3,
+}
 ENOUGH = 16
 """Rounds, while a node starts that joins."""
 
@@ -35,11 +42,19 @@ def nothing(stage: Stage) -> None:
 
 
 def node_killed(stage: Stage) -> None:
-    """The server believes the dead to be there for up to a minute, and lets nobody else in under its key.
+    """Of nodes that train on files of their own."""
+    _killed_and_back(stage, stage.flat(partition="own", dataset="stdlib-docs"))
 
-    Of nodes that train on files of their own.
-    """
-    federation, flat = stage.federation, stage.flat(partition="own", dataset="stdlib-docs")
+
+def fibecfed_node_killed(stage: Stage) -> None:
+    """What it keeps of FibecFed beside matrices (difficulties, Fisher information, its own share) is on its disk."""
+    _killed_and_back(stage, stage.flat(**FIBECFED))
+    assert _kept_by(stage, "node0") == {DIFFICULTY, FISHER, UPDATE_SHARE}
+
+
+def _killed_and_back(stage: Stage, flat: Flat) -> None:
+    """The server believes the dead to be there for up to a minute, and lets nobody else in under its key."""
+    federation = stage.federation
     stage.begin(flat)
     stage.until_training(flat, 2)
     stage.kill("node0")
@@ -48,6 +63,16 @@ def node_killed(stage: Stage) -> None:
     assert stage.same_bits(flat)
     second = stage.lines(flat)[1]
     assert (second["attempts"], second["left"], second["back"]) == (2, [0], [0])
+
+
+def _kept_by(stage: Stage, node: str) -> set[str]:
+    """Which of FibecFed's own parts are in its clients' states."""
+    found: set[str] = set()
+    for path in (stage.server.folder / node / "clients").rglob("*.safetensors"):
+        with safe_open(path, "pt") as file:
+            names = list(file.keys())
+        found |= {part for name in names for part in (DIFFICULTY, FISHER, UPDATE_SHARE) if part in name}
+    return found
 
 
 def node_ended(stage: Stage) -> None:
@@ -184,96 +209,3 @@ def _memory_group() -> Path | None:
     lines = [line.split(":") for line in Path("/proc/self/cgroup").read_text().splitlines()]
     found = [CGROUPS / path.lstrip("/") for _, controllers, path in lines if "memory" in controllers.split(",")]
     return next((path for path in found if os.access(path, os.W_OK)), None)
-
-
-# -- the server's processes -------------------------------------------------------------------------------------
-
-
-def server_app_killed(stage: Stage) -> None:
-    federation, flat = stage.federation, stage.flat()
-    run = stage.begin(flat)
-    stage.until_training(flat, 2)
-    stage.only("superexec", SERVER_APP).kill()
-    stage.go_on(flat)
-    stage.end_of(flat)
-    assert stage.same_bits(flat)
-    federation.wait(lambda: federation.status(run) == "finished:failed", "Flower's word for it", 120, 3.0)
-
-
-def super_exec_killed(stage: Stage) -> None:
-    """Alone: what it started is left behind."""
-    federation, flat = stage.federation, stage.flat()
-    stage.begin(flat)
-    stage.until_training(flat, 2)
-    federation.processes["superexec"].kill()
-    federation.processes["superexec"].wait()
-    stage.start_again("superexec")
-    federation.wait(lambda: not stage.has("superexec", SERVER_APP), "the ServerApp's end", 120)
-    stage.go_on(flat)
-    stage.end_of(flat)
-    assert stage.same_bits(flat)
-
-
-def super_link_killed(stage: Stage) -> None:
-    """Its database has all that the run needs."""
-    federation, flat = stage.federation, stage.flat()
-    run = stage.begin(flat)
-    stage.until_training(flat, 2)
-    stage.kill("superlink")
-    stage.start_again("superlink")
-    stage.end_of(flat)
-    assert stage.same_bits(flat)
-    federation.wait(lambda: federation.status(run) == "finished:completed", "Flower's word for it")
-
-
-def super_link_killed_with_what_it_started(stage: Stage) -> None:
-    """Flower's other isolation: the SuperLink starts the ServerApp itself, and takes it along."""
-    federation, flat = stage.federation, stage.flat()
-    for name in ("superexec", "superlink"):
-        stage.end_politely(name)
-    start_in_one(stage)
-    federation.wait(lambda: stage.nodes_started(), "the nodes", 120, 2.0)
-    run = stage.begin(flat)
-    stage.until_training(flat, 2)
-    stage.kill("superlink")
-    start_in_one(stage)
-    federation.wait(lambda: stage.nodes_started(), "the nodes", 120, 2.0)
-    federation.wait(lambda: federation.status(run) == "finished:failed", "Flower's word for it", pause_s=3.0)
-    stage.go_on(flat)
-    stage.end_of(flat)
-    stage.kill("superlink")
-    assert stage.same_bits(flat)
-
-
-def start_in_one(stage: Stage) -> None:
-    """The SuperLink as `fedpeptao start` never starts it."""
-    server = stage.server
-    addresses = {name: server.address(name) for name in ("fleet", "control", "appio")}
-    role = SuperLink(keys=server.keys("server"), state=server.folder / "superlink", **addresses)
-    command = ["subprocess" if part == "process" else part for part in role.command()]
-    server.start_command("superlink", command, environment(role.state))
-
-
-# -- runs ---------------------------------------------------------------------------------------------------------
-
-
-def two_runs(stage: Stage) -> None:
-    assert stage.federation
-    flats = [stage.flat(), stage.flat()]
-    for flat in flats:
-        stage.begin(flat)
-    for flat in flats:
-        stage.end_of(flat)
-        assert stage.same_bits(flat)
-
-
-def pending(stage: Stage) -> None:
-    federation, flat = stage.federation, stage.flat(rounds=1)
-    stage.end_politely("superexec")
-    run = stage.begin(flat)
-    time.sleep(5.0)
-    assert federation.status(run) == "pending", federation.status(run)
-    assert not stage.run(flat).exists()
-    stage.start_again("superexec")
-    stage.end_of(flat)
-    assert stage.same_bits(flat)
