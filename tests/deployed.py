@@ -174,8 +174,14 @@ class Deployed:
         return told.stdout
 
     def run(self, settings: dict[str, Scalar], patience_s: float) -> str:
-        """A whole run, in a folder that is named; its status. Flower is asked when the folder says that it is over."""
+        """A whole run, in a folder that is named; its status. Flower is asked when the folder says that it is over.
+
+        Until there is a folder it is asked now and then: a run that is refused makes none.
+        """
         run, folder = self.start_run(settings), Path(str(settings["runs-dir"])) / str(settings["run-name"])
+        self.wait(lambda: folder.exists() or self.status(run).startswith("finished"), "its begin", patience_s, 2.0)
+        if not folder.exists():
+            return self.status(run)
         summary = folder / SUMMARY
         self.wait(lambda: summary.exists() and read_summary(folder)["status"] != "running", "the run's end", patience_s)
         self.wait(lambda: self.status(run).startswith("finished"), "Flower's word for it")
