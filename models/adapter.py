@@ -58,19 +58,19 @@ class Adapters:
     ) -> Iterator[Forward]:
         """Hooks behind the layers."""
         begin = self.backbone.beginning(self.begins_at, inputs)
-        behind = [(self.backbone.blocks[layer], _adapted(values, f"adapter.{layer}", owner)) for layer in self.layers]
+        behind = [(self.backbone.blocks[layer], self._adapted(values, layer, owner)) for layer in self.layers]
         with hooked(behind), begin:
             yield Forward(self.backbone.shifted_arguments(inputs, 0))
+
+    def _adapted(self, values: Mapping[str, Tensor], layer: int, owner: Tensor | None) -> Hook:
+        name, slot = f"adapter.{layer}", self.backbone.slots[layer]
+
+        def added(states: Tensor) -> Tensor:
+            hidden = linear(states.float(), values[f"{name}.down.weight"], values[f"{name}.down.bias"], owner)
+            return linear(functional.gelu(hidden), values[f"{name}.up.weight"], values[f"{name}.up.bias"], owner)
+
+        return on_states(lambda states: states + slot.for_owners(added, states, owner).to(states.dtype))
 
     def to_peft(self, named: Mapping[str, Tensor]) -> tuple[PeftConfig, dict[str, Tensor]] | str:
         """PEFT has no such technique."""
         return "PEFT has no bottleneck adapters"
-
-
-def _adapted(values: Mapping[str, Tensor], name: str, owner: Tensor | None) -> Hook:
-    def adapted(states: Tensor) -> Tensor:
-        hidden = linear(states.float(), values[f"{name}.down.weight"], values[f"{name}.down.bias"], owner)
-        added = linear(functional.gelu(hidden), values[f"{name}.up.weight"], values[f"{name}.up.bias"], owner)
-        return states + added.to(states.dtype)
-
-    return on_states(adapted)

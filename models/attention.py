@@ -7,6 +7,7 @@ and models in one process share nothing.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,6 +48,12 @@ class PromptSlot:
         if self.prompt.shape[0] != 1:
             raise ValueError(f"prompts of {self.prompt.shape[0]} clients need an owner for each row of the batch")
         return self.prompt.expand(batch, -1, -1, -1, -1)
+
+    def for_owners(self, work: Callable[[Tensor], Tensor], states: Tensor, owner: Tensor | None) -> Tensor:
+        """What a technique does to the layer's states: text by text where texts have owners, whether padded or not."""
+        if owner is None or self.unpadded is None:
+            return work(states)
+        return self.unpadded.by_text(work, states)
 
 
 @dataclass

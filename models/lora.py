@@ -74,10 +74,7 @@ class LowRank:
     ) -> Iterator[Forward]:
         """Hooks on the linear layers, which their slots know too, for who computes a layer again."""
         begin = self.backbone.beginning(self.begins_at, inputs)
-        places = [
-            (layer, module, _update(values[f"{name}.A"], values[f"{name}.B"], self.alpha / self.rank, owner))
-            for name, (layer, module) in self._modules.items()
-        ]
+        places = [(layer, module, self._update(values, name, owner)) for name, (layer, module) in self._modules.items()]
         slots = {layer: self.backbone.slots[layer] for layer in self.layers}
         try:
             for layer, slot in slots.items():
@@ -87,6 +84,17 @@ class LowRank:
         finally:
             for slot in slots.values():
                 slot.hooks = ()
+
+    def _update(self, values: Mapping[str, Tensor], name: str, owner: Tensor | None) -> Hook:
+        a, b, slot = values[f"{name}.A"], values[f"{name}.B"], self.backbone.slots[self._modules[name][0]]
+
+        def update(states: Tensor) -> Tensor:
+            return linear(linear(states.to(a.dtype), a, None, owner), b, None, owner) * (self.alpha / self.rank)
+
+        def hook(module: nn.Module, given: Any, output: Tensor) -> Tensor:
+            return output + slot.for_owners(update, given[0], owner).to(output.dtype)
+
+        return hook
 
     def to_peft(self, named: Mapping[str, Tensor]) -> tuple[PeftConfig, dict[str, Tensor]] | str:
         """LoRA, on modules that are named in full: so it lies on the tuned layers alone."""
@@ -104,13 +112,6 @@ class LowRank:
             for name, (path, _) in modules.items()
             for part in ("A", "B")
         }
-
-
-def _update(a: Tensor, b: Tensor, scale: float, owner: Tensor | None) -> Hook:
-    def hook(module: nn.Module, given: Any, output: Tensor) -> Tensor:
-        return output + (linear(linear(given[0].to(a.dtype), a, None, owner), b, None, owner) * scale).to(output.dtype)
-
-    return hook
 
 
 def _targets(attention: nn.Module, names: Sequence[str]) -> dict[str, nn.Module]:

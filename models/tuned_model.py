@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -162,13 +162,9 @@ class TunedModel:
         running = self.technique.running(values, self._there(inputs), owner)
         with running as forward, self._owned_head(owner), self.backbone.precision():
             parameters = {**forward.parameters, **head}
-            with self._without_padding(forward.arguments["attention_mask"], owner):
+            with self.backbone.unpadded(forward.arguments["attention_mask"], self.technique.begins_at):
                 logits = functional_call(self.backbone.model, parameters, kwargs=forward.arguments).logits
         return logits.float()
-
-    def _without_padding(self, mask: Tensor, owner: Tensor | None) -> AbstractContextManager[None]:
-        """For one client: hooks of several tell its texts by their rows."""
-        return nullcontext() if owner is not None else self.backbone.unpadded(mask, self.technique.begins_at)
 
     def keep_lower_states(self, cache: StateCache) -> None:
         """From now on `lower` knows what enters the lowest layer that is tuned; nothing changes where that is layer 0."""

@@ -7,7 +7,7 @@ linear layers are most of the work: what padding costs there is gone. Results ar
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -47,6 +47,10 @@ class Unpadded:
         rest = packed.shape[2:]
         empty = packed.new_zeros((self.batch * self.length, *rest))
         return empty.index_copy(0, self.places, packed[0]).view(self.batch, self.length, *rest)
+
+    def by_text(self, work: Callable[[Tensor], Tensor], packed: Tensor) -> Tensor:
+        """What treats each text in a way of its own, [B, T, ..] to [B, T, ..], on packed states."""
+        return self.pack(work(self.pad(packed)))
 
 
 @contextmanager

@@ -8,8 +8,12 @@ import pytest
 import torch
 from torch import nn
 
+from models import techniques
 from models.backbone import Backbone, load_backbone
 from models.deep_prompts import prompted
+from models.technique import Options
+from models.technique_names import BY_LAYER, WHOLE
+from models.tuned_model import TunedModel
 from models.unpadding import LEAST_PADDING, Unpadded
 
 MASK = torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0], [1, 1, 1, 1]])
@@ -69,8 +73,28 @@ def test_a_batch_with_little_padding_stays_as_it_is(backbone: Backbone) -> None:
     assert rows_seen(backbone, [10, 7]) == [(1, 17)]
 
 
-def test_a_batch_of_several_clients_keeps_its_rows(backbone: Backbone) -> None:
-    assert rows_seen(backbone, [6, 2], owners=True) == [(2, 6)]
+def test_texts_of_several_clients_are_packed_too(backbone: Backbone) -> None:
+    assert rows_seen(backbone, [6, 2], owners=True) == [(1, 8)]
+
+
+@pytest.mark.parametrize("kind", [*BY_LAYER, *WHOLE[:3]])
+def test_each_clients_gradient_is_that_with_padding(kind: str) -> None:
+    """Three clients with parameters of their own, whose texts lie among each other's."""
+    lengths, owner = torch.tensor([7, 2, 4, 9, 1]), torch.tensor([2, 0, 1, 0, 2])
+    mask = (torch.arange(9)[None] < lengths[:, None]).long()
+    ids = torch.randint(5, 60, mask.shape, generator=torch.Generator().manual_seed(0)) * mask
+    found = []
+    for without in (True, False):
+        backbone = load_backbone("random:bert", unpadding=without)
+        backbone.build_head("linear", 3)
+        model = TunedModel(backbone, techniques.build(kind, backbone, (0, 1), Options(prompt_tokens=3, lora_rank=2)))
+        drawn = torch.randn(3, model.layout.size, generator=torch.Generator().manual_seed(1))
+        rows = (model.initial(0) + 0.1 * drawn).requires_grad_()
+        model.bind(rows, owner=owner)
+        loss = model.loss({"input_ids": ids, "attention_mask": mask}, owner, "sum")
+        found.append(torch.autograd.grad(loss, rows)[0])
+    assert found[0].abs().max(dim=1).values.min() > 1e-3
+    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-5)
 
 
 def test_where_blocks_cannot_do_without_padding_it_stays(monkeypatch: pytest.MonkeyPatch) -> None:
