@@ -49,7 +49,7 @@ def test_all_messages_have_a_section() -> None:
         kind for kind in vars(messages).values() if isinstance(kind, type) and kind.__module__ == messages.__name__
     }
     listed = {kind for section in SECTIONS.values() for kind in section}
-    assert kinds - {messages.MessageError, messages.AskHeader} == listed
+    assert kinds - {messages.MessageError, messages.NodeError, messages.AskHeader} == listed
 
 
 @pytest.mark.usefixtures("no_plots")
