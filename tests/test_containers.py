@@ -42,10 +42,22 @@ def test_each_is_a_command_of_ours_that_restarts_and_is_asked_for_its_health(nam
 
 def test_only_the_nodes_api_leaves_a_namespace_and_nothing_leaves_the_machine() -> None:
     assert not [name for name, service in SERVICES.items() if "ports" in service]
-    assert SERVICES["superexec"]["network_mode"] == SERVICES["operator"]["network_mode"] == "service:superlink"
+    shared = [name for name, service in SERVICES.items() if service.get("network_mode") == "service:server"]
+    assert shared == ["superlink", "superexec", "operator"]
     told = _parser().parse_args(shlex.split(SERVICES["superlink"]["command"]))
     assert (told.fleet, told.control, told.appio) == ("0.0.0.0:9092", None, None)
     assert not [name for name, service in SERVICES.items() if "--insecure" in str(service)]
+
+
+def test_the_servers_namespace_is_there_when_the_superlink_has_died() -> None:
+    assert SERVICES["server"]["entrypoint"] == ["sleep", "infinity"]
+    assert SERVICES["server"]["restart"] == "unless-stopped"
+    assert SERVICES["server"]["networks"] == {"federation": {"aliases": ["superlink"]}}, "the name in its certificate"
+
+
+def test_someone_takes_the_exit_status_of_a_worker() -> None:
+    assert all(service["init"] is True for service in SERVICES.values())
+    assert " --init " in (ROOT / "docs/DEPLOYMENT.md").read_text(encoding="utf8").partition("docker run -d")[2]
 
 
 def test_no_key_gets_into_an_image() -> None:
