@@ -94,4 +94,5 @@ def _check_paths(given: Mapping[str, Scalar]) -> None:
         if path and not Path(path).is_absolute():
             raise InputError(key, path, "it has to be an absolute path", "Begin it with /")
         if path and key != "state-dir" and not Path(path).is_file():
-            raise InputError(key, path, "there is no such file on this node", "Mend the path in --node-config")
+            mend = f"Mend the path (--{key} of fedpeptao start supernode)"
+            raise InputError(key, path, "there is no such file on this node", mend)

@@ -45,7 +45,7 @@ def _keys(arguments: argparse.Namespace) -> int:
     made: list[Path] = arguments.make(arguments)
     for path in made:
         private = path.stat().st_mode & 0o077 == 0
-        print(f"{path}{'  (secret: stays here)' if private else ''}")
+        print(f"{path}{'  (secret)' if private else ''}")
     return 0
 
 

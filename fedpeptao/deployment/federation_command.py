@@ -36,7 +36,8 @@ def add_federation(subparsers: Subparsers) -> None:
 
 
 def _federation(arguments: argparse.Namespace) -> int:
-    folder = _run_folder(arguments.runs_dir or runs_folder(parse(defaults())), arguments.run)
+    place = arguments.runs_dir or runs_folder(parse(defaults()))
+    folder = _run_folder(place, arguments.run)
     nodes = _asked(arguments.name, "supernode", "list", arguments.name)
     runs = _asked(arguments.name, "ls", arguments.name)
     shown = overview(nodes, runs, folder, [] if folder is None else read_log(folder))
@@ -45,6 +46,8 @@ def _federation(arguments: argparse.Namespace) -> int:
         return 0
     for line in as_table(arguments.name, shown):
         print(line)
+    if folder is None:
+        print(f"runs are looked for in {place} (--runs-dir, or XDG_DATA_HOME as the SuperExec has it)")
     return 0
 
 

@@ -47,7 +47,7 @@ class ClientSeen:
         time, round_ = str(event.get("time", "")), int(event.get("round", 0))
         match event["event"]:
             case "reply accepted":
-                used = replace(here, reply=time, round=round_, accepted=self.accepted + 1, trouble="")
+                used = replace(here, reply=time, round=round_, trouble="")
                 return replace(used, state=str(event.get("state", "")))
             case "reply failed" | "reply refused":
                 return replace(here, reply=time, round=round_, trouble=str(event.get("why", "")))
@@ -157,14 +157,20 @@ def _rows(first: tuple[str, str, str], clients: Sequence[ClientSeen], now: datet
 def _clients(events: Iterable[Event]) -> tuple[dict[int, ClientSeen], dict[int, str]]:
     """By number; and why which nodes may not take part."""
     clients: dict[int, ClientSeen] = {}
+    used: dict[int, set[int]] = {}  # rounds; one that was void, or is done again after a resumption, counts once
     refused: dict[int, str] = {}
     for event in events:
         number = event.get("client")
         if isinstance(number, int):
             clients[number] = clients.get(number, ClientSeen(number)).after(event)
+            if event["event"] == "reply accepted":
+                used.setdefault(number, set()).add(int(event.get("round", 0)))
+        if event["event"] == "round void":
+            for rounds in used.values():
+                rounds.discard(int(event.get("round", 0)))
         if event["event"] == "may not take part" and isinstance(event.get("node"), int):
             refused[event["node"]] = str(event.get("why", ""))
-    return clients, refused
+    return {number: replace(seen, accepted=len(used.get(number, ()))) for number, seen in clients.items()}, refused
 
 
 def _progress(folder: Path) -> tuple[str, int]:

@@ -46,6 +46,11 @@ def test_what_cannot_be_is_named(told: dict[str, Scalar], key: str) -> None:
     assert caught.value.key == key
 
 
+def test_a_file_that_is_not_there_is_named_with_the_option_that_mends_it(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"gone\.jsonl.*there is no such file on this node.*--data of fedpeptao start"):
+        parse_node_config(PLACE | {"data": str(tmp_path / "gone.jsonl")})
+
+
 def test_a_run_over_a_common_data_set_does_not_touch_a_nodes_own(make_flat: Callable[..., Flat]) -> None:
     run = parse(make_flat())
     assert NodeConfig(0, 5, data="/own.jsonl", validation="/v.jsonl").settings(run) == run

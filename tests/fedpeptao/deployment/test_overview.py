@@ -88,6 +88,14 @@ def test_a_client_is_told_by_its_last_reply_and_counted_by_those_that_were_used(
     assert (away.accepted, away.round, away.trouble) == (1, 4, "refused: delta is not finite")
 
 
+def test_a_void_round_and_one_that_is_done_again_are_not_counted_twice() -> None:
+    void = {"time": "2026-11-21T11:57:00.000+00:00", "event": "round void", "round": 1, "accepted": 1}
+    once = said("reply accepted", 50, 1, 0, 11, state="new")
+    for events, accepted in (([once, void], 0), ([once, void, once], 1), ([once, once], 1)):
+        (seen,) = overview(LISTED, RUNS, None, events).nodes[0].clients
+        assert seen.accepted == accepted
+
+
 def test_people_read_a_line_per_client(run: Path) -> None:
     head, waiting, columns, *rows = as_table("fed", shown(run), NOW)
     assert head == "fed: 2 of 4 nodes online; run run-1: running, round 4"
@@ -133,6 +141,12 @@ def test_the_newest_run_is_shown_for_machines(run: Path, flwr: Path, capsys: pyt
     told = json.loads(capsys.readouterr().out)
     assert (told["federation"], told["run"]) == ("fed", str(run))
     assert told["nodes"][0]["clients"][0]["state"] == "lost"
+
+
+def test_where_no_run_is_found_is_said(flwr: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty").mkdir()
+    assert main(["federation", "fed", "--runs-dir", str(tmp_path / "empty")]) == 0
+    assert f"runs are looked for in {tmp_path / 'empty'} (" in capsys.readouterr().out
 
 
 def test_a_run_that_is_not_there_is_named(run: Path, flwr: Path, capsys: pytest.CaptureFixture[str]) -> None:
