@@ -70,9 +70,14 @@ def rates_table(grid: ComparisonGrid) -> str:
 
 
 def _places(grid: ComparisonGrid, report: Report) -> Iterator[str]:
+    waiting = []
     for place in load_places(grid):
         skew = "" if place.alpha is None else f", alpha {place.alpha:g}"
-        yield f"### {place.task or grid.path.stem}{skew}"
+        heading = f"{place.task or grid.path.stem}{skew}"
+        if not place.of(report.reference):  # nothing to compare with
+            waiting.append(heading)
+            continue
+        yield f"### {heading}"
         yield f"{_figures(place)} {_seeds(place)} {_differences(place, grid, report)}"
         yield from [choice(place, report)] if report.choice else []
         yield from (equal_rounds(place, report), equal_bytes(place, report), to_target(place, report))
@@ -82,6 +87,8 @@ def _places(grid: ComparisonGrid, report: Report) -> Iterator[str]:
         picture = Path("images") / f"{name}.svg"
         if draw(place, report.page.parent / picture):
             yield f"![{place.task}{skew}: personalised figure by round and by traffic]({picture.as_posix()})"
+    if waiting:
+        yield f"Without a run of the reference so far, and so without tables: {'; '.join(waiting)}."
 
 
 def _figures(place: Place) -> str:

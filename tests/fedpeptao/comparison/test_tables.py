@@ -278,5 +278,5 @@ def test_a_page_of_nothing_yet_says_so(tmp_path: Path) -> None:
     assert grid.report is not None
     write_page(grid, grid.report)
     text = grid.report.page.read_text(encoding="utf8")
-    assert "| Ours (0 of 1 seeds) | missing |" in text
+    assert "Without a run of the reference so far, and so without tables: t, alpha 0.3." in text
     assert "![" not in text
