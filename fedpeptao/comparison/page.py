@@ -78,7 +78,7 @@ def _places(grid: ComparisonGrid, report: Report) -> Iterator[str]:
             waiting.append(heading)
             continue
         yield f"### {heading}"
-        yield f"{_figures(place)} {_seeds(place)} {_differences(place, grid, report)}"
+        yield f"{_figures(place)} {_seeds(place, report)} {_differences(place, grid, report)}"
         yield from [choice(place, report)] if report.choice else []
         yield from (equal_rounds(place, report), equal_bytes(place, report), to_target(place, report))
         name = "-".join(
@@ -95,18 +95,23 @@ def _figures(place: Place) -> str:
     return f"{NAMES[place.metric][:1].upper()}{NAMES[place.metric][1:]} in percent, differences in points."
 
 
-def _seeds(place: Place) -> str:
-    if len(place.seeds) == 1:
-        return f"Seed {place.seeds[0]}."
-    return f"Mean and standard deviation over seeds {', '.join(map(str, place.seeds))}."
+def _seeds(place: Place, report: Report) -> str:
+    """Those that the reference has run with."""
+    there = list(place.of(report.reference))
+    waiting = ", ".join(str(seed) for seed in place.seeds if seed not in there)
+    also = f" (not yet: {waiting})" if waiting else ""
+    if len(there) == 1:
+        return f"Seed {there[0]}{also}."
+    return f"Mean and standard deviation over seeds {', '.join(map(str, there))}{also}."
 
 
 def _differences(place: Place, grid: ComparisonGrid, report: Report) -> str:
     """Which interval there is."""
     name = grid.methods[report.reference].title or report.reference
-    if len(place.seeds) >= FEWEST_SEEDS:
-        how = f"95 % t intervals over the {len(place.seeds)} seeds"
+    there = len(place.of(report.reference))
+    if there >= FEWEST_SEEDS:
+        how = f"95 % t intervals over the {there} seeds"
     else:
-        runs = "this run" if len(place.seeds) == 1 else f"each of the {len(place.seeds)} runs"
+        runs = "this run" if there == 1 else f"each of the {there} runs"
         how = f"95 % intervals of a paired bootstrap over the clients of {runs}, where there is one"
     return f"Reference: {name}; in brackets {how}."
