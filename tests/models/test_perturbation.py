@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from models.perturbation import layer_changes
+from models.probe import can_do_without_padding
 from tests.models.conftest import padded_for
 from tests.models.reference import plain_model
 from tests.models.techniques import Folders, by_words, head_of, loaded, tuned
@@ -59,7 +60,7 @@ def test_the_same_where_padding_is_left_out(checkpoint: Folders, family: str) ->
     ids = torch.tensor([[10, 11, 12, 13, 14], [20, 21, 0, 0, 0]])
     batch, wanted = {"input_ids": ids, "attention_mask": (ids > 0).long()}, torch.tensor([0, 2])
     padded = layer_changes(model, batch, wanted, RHO)
-    assert model.backbone.can_leave_out_padding()
+    assert can_do_without_padding(model.backbone)
     model.backbone.leaves_out_padding = True
     torch.testing.assert_close(layer_changes(model, batch, wanted, RHO), padded, rtol=1e-4, atol=1e-6)
 
