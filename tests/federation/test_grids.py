@@ -283,7 +283,7 @@ def test_an_error_reply_is_matched_by_its_question() -> None:
         ("first\nsecond", "first"),
         ("OSError: Traceback\n  File\nOSError: no such model", "OSError: no such model"),
         (
-            "<class 'client_app.discretion.NodeError'>:<'InputError in data: more is in the log'>",
+            "<class 'federation.messages.NodeError'>:<'InputError in data: more is in the log'>",
             "InputError in data: more is in the log",
         ),
         ("<class 'MemoryError'>:<'8 GB\nof them'>", "MemoryError: 8 GB"),
