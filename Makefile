@@ -34,7 +34,7 @@ compare: venv-demo ## run the grids of docs/RESULTS.md and make its tables (GRID
 test: venv-dev ## all tests but those of test-deployment (ARGS: of pytest)
 	@exec $(BIN)/python -m pytest $(ARGS)
 
-test-deployment: venv-dev ## faults of real processes and lines, with TLS and keys: a quarter of an hour (ARGS: of pytest)
+test-deployment: venv-dev ## faults of real processes and lines, with TLS and keys: twenty minutes (ARGS: of pytest)
 	@exec $(BIN)/python -m pytest -m machines $(ARGS) tests/test_deployment.py tests/test_machine_faults.py
 
 test-fast: venv-dev ## the tests that start neither Ray nor servers and take no minutes (ARGS: of pytest)

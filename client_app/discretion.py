@@ -12,7 +12,7 @@ from collections.abc import Callable
 from flwr.app import Context, Message
 
 from federation.messages import MessageError, NodeError
-from federation.settings import OWN
+from federation.setting_groups import OWN
 from fedpeptao.errors import InputError
 
 logger = logging.getLogger("flwr")

@@ -31,8 +31,9 @@ from transformers.utils import logging as reports
 from experiments.family_configurations import FAMILIES, VOCABULARY, Family
 from fedpeptao.errors import InputError
 from models import deep_prompts
-from models.backbone import Backbone, load_backbone
+from models.backbone import Backbone
 from models.export import to_peft
+from models.loading import load_backbone
 from models.probe import can_do_without_padding
 from models.random_models import random_tokenizer
 from models.tuned_model import TunedModel

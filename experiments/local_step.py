@@ -33,8 +33,9 @@ from experiments.machine import RESULTS, facts, write
 from federation.evaluation import losses_on, stack_losses_on
 from federation.randomness import generator
 from models import deep_prompts
-from models.backbone import Backbone, load_backbone
+from models.backbone import Backbone
 from models.hidden_states import StateCache
+from models.loading import load_backbone
 from models.tuned_model import TunedModel
 
 MODULE = "experiments.local_step"

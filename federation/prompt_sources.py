@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from federation.settings import ModelSettings
+from federation.setting_groups import ModelSettings
 from fedpeptao.errors import InputError
 from models.export import load_named
 from models.input_prompts import NAME

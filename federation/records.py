@@ -8,16 +8,15 @@ executes anything.
 from __future__ import annotations
 
 import math
-import reprlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
-from typing import Any
 
 from flwr.app import ConfigRecord, RecordDict
 from torch import Tensor
 
 from federation.arrays import read_row, read_vector, write_row, write_vector
 from federation.channels import Channel, Channels
+from federation.evaluation_records import read_evaluation, write_evaluation
 from federation.messages import (
     REFUSED,
     SCHEMA,
@@ -25,12 +24,12 @@ from federation.messages import (
     AskHeader,
     CurvatureReply,
     EvaluateReply,
-    Evaluation,
     MessageError,
     RollCallAsk,
     RollCallReply,
     TrainReply,
 )
+from federation.record_fields import check_schema, client_records, config, get, get_list, only, read_reply
 
 
 def encode_roll_call(ask: RollCallAsk) -> RecordDict:
@@ -40,10 +39,10 @@ def encode_roll_call(ask: RollCallAsk) -> RecordDict:
 
 def decode_roll_call(content: RecordDict) -> RollCallAsk:
     """The question, at a node."""
-    _only(content, {"ask"})
-    record = _config(content, "ask")
-    _check_schema(record)
-    return RollCallAsk(run=_get(record, "run", str), score=_get(record, "score", bool))
+    only(content, {"ask"})
+    record = config(content, "ask")
+    check_schema(record)
+    return RollCallAsk(run=get(record, "run", str), score=get(record, "score", bool))
 
 
 def encode_roll_call_replies(replies: Sequence[RollCallReply]) -> RecordDict:
@@ -53,8 +52,8 @@ def encode_roll_call_replies(replies: Sequence[RollCallReply]) -> RecordDict:
 
 def decode_roll_call_replies(content: RecordDict) -> list[RollCallReply]:
     """The answers of one node's clients."""
-    replies = [_decode_roll_call_reply(content, name) for name in _client_records(content)]
-    _only(content, {f"client.{reply.client}" for reply in replies})
+    replies = [_decode_roll_call_reply(content, name) for name in client_records(content)]
+    only(content, {f"client.{reply.client}" for reply in replies})
     return replies
 
 
@@ -91,20 +90,20 @@ def address(content: RecordDict, clients: Sequence[int], accepted: Sequence[int]
 
 def decode_header(content: RecordDict) -> AskHeader:
     """Whom the message is for, and what about."""
-    record, clients = _config(content, "round"), _config(content, "clients")
-    _check_schema(record)
-    ids, accepted = _get_list(clients, "ids", int), _get_list(clients, "accepted", int)
+    record, clients = config(content, "round"), config(content, "clients")
+    check_schema(record)
+    ids, accepted = get_list(clients, "ids", int), get_list(clients, "accepted", int)
     if len(ids) != len(accepted) or not ids:
         raise MessageError(f"{len(ids)} clients and {len(accepted)} accepted rounds")
     return AskHeader(
-        run=_get(record, "run", str),
-        round=_get(record, "round", int),
-        labels=tuple(_get_list(record, "labels", str)),
-        layers=tuple(_get_list(record, "layers", int)),
+        run=get(record, "run", str),
+        round=get(record, "round", int),
+        labels=tuple(get_list(record, "labels", str)),
+        layers=tuple(get_list(record, "layers", int)),
         clients=tuple(ids),
         accepted=tuple(accepted),
-        epoch=_get(record, "epoch", int),
-        warm_up=_get(record, "warm_up", bool),
+        epoch=get(record, "epoch", int),
+        warm_up=get(record, "warm_up", bool),
     )
 
 
@@ -115,7 +114,7 @@ def decode_ask(content: RecordDict, channels: Channels) -> Ask:
         MessageError: other names, shapes or types than agreed on, or numbers that are not finite.
     """
     header = decode_header(content)
-    _only(content, {"round", "clients", "shared", "control", "moments"})
+    only(content, {"round", "clients", "shared", "control", "moments"})
     control = _row(content, "control", channels.control) if "control" in content else None
     moments = _moments(content, "moments", channels)
     return Ask(
@@ -132,7 +131,7 @@ def encode_train_replies(replies: Sequence[TrainReply], channels: Channels) -> R
     for r in replies:
         numbers = {k: v for k, v in r.__dict__.items() if k not in ("evaluation", "delta", "second_moments")}
         content[f"client.{r.client}"] = ConfigRecord(numbers)
-        content[f"evaluation.{r.client}"] = _evaluation_record(r.evaluation)
+        content[f"evaluation.{r.client}"] = write_evaluation(r.evaluation)
         if r.delta is not None:
             content[f"update.{r.client}"] = write_row(r.delta, channels.update)
         if r.second_moments is not None:
@@ -148,9 +147,9 @@ def decode_train_replies(content: RecordDict, channels: Channels, classes: int |
     Raises:
         MessageError: not even the clients' records can be read.
     """
-    replies = [_decode_train_reply(content, name, channels, classes) for name in _client_records(content)]
+    replies = [_decode_train_reply(content, name, channels, classes) for name in client_records(content)]
     parts = ("client", "evaluation", "update", "moments")
-    _only(content, {f"{part}.{reply.client}" for part in parts for reply in replies})
+    only(content, {f"{part}.{reply.client}" for part in parts for reply in replies})
     return replies
 
 
@@ -159,14 +158,14 @@ def encode_evaluate_replies(replies: Sequence[EvaluateReply]) -> RecordDict:
     content = RecordDict()
     for r in replies:
         content[f"client.{r.client}"] = ConfigRecord({"client": r.client, "round": r.round, "fault": r.fault})
-        content[f"evaluation.{r.client}"] = _evaluation_record(r.evaluation)
+        content[f"evaluation.{r.client}"] = write_evaluation(r.evaluation)
     return content
 
 
 def decode_evaluate_replies(content: RecordDict, classes: int | None = None) -> list[EvaluateReply]:
     """The answers of one node's clients; classes, faults and errors as for training."""
-    replies = [_decode_evaluate_reply(content, name, classes) for name in _client_records(content)]
-    _only(content, {f"{part}.{reply.client}" for part in ("client", "evaluation") for reply in replies})
+    replies = [_decode_evaluate_reply(content, name, classes) for name in client_records(content)]
+    only(content, {f"{part}.{reply.client}" for part in ("client", "evaluation") for reply in replies})
     return replies
 
 
@@ -177,13 +176,13 @@ def encode_curvature_replies(replies: Sequence[CurvatureReply]) -> RecordDict:
 
 def decode_curvature_replies(content: RecordDict) -> list[CurvatureReply]:
     """The answers of one node's clients; faults and errors as for training."""
-    replies = [_decode_curvature_reply(content, name) for name in _client_records(content)]
-    _only(content, {f"client.{reply.client}" for reply in replies})
+    replies = [_decode_curvature_reply(content, name) for name in client_records(content)]
+    only(content, {f"client.{reply.client}" for reply in replies})
     return replies
 
 
 def _decode_curvature_reply(content: RecordDict, name: str) -> CurvatureReply:
-    reply: CurvatureReply = _reply(CurvatureReply, content, name)
+    reply: CurvatureReply = read_reply(CurvatureReply, content, name)
     if reply.fault:
         return reply
     spectrum = (reply.theta, reply.weight, reply.residual)
@@ -200,20 +199,20 @@ def _decode_curvature_reply(content: RecordDict, name: str) -> CurvatureReply:
 
 
 def _decode_roll_call_reply(content: RecordDict, name: str) -> RollCallReply:
-    reply: RollCallReply = _reply(RollCallReply, content, name)
+    reply: RollCallReply = read_reply(RollCallReply, content, name)
     if not 0 <= reply.commonest <= reply.validation_examples:
         raise MessageError(f"commonest = {reply.commonest} of {reply.validation_examples} evaluation examples")
     return reply
 
 
 def _decode_train_reply(content: RecordDict, name: str, channels: Channels, classes: int | None) -> TrainReply:
-    reply: TrainReply = _reply(TrainReply, content, name)
+    reply: TrainReply = read_reply(TrainReply, content, name)
     if reply.fault:
         return reply
     try:
         if reply.examples < 1 or reply.steps < 1 or not 0 <= reply.train_loss < math.inf:
             raise MessageError(f"{reply.examples} examples, {reply.steps} steps and a loss of {reply.train_loss}")
-        evaluation = _evaluation(content, name, classes, shared_too=False)
+        evaluation = read_evaluation(content, name, classes, shared_too=False)
         delta = _row(content, f"update.{reply.client}", channels.update)
         moments = _moments(content, f"moments.{reply.client}", channels)
     except MessageError as error:
@@ -222,46 +221,13 @@ def _decode_train_reply(content: RecordDict, name: str, channels: Channels, clas
 
 
 def _decode_evaluate_reply(content: RecordDict, name: str, classes: int | None) -> EvaluateReply:
-    reply: EvaluateReply = _reply(EvaluateReply, content, name)
+    reply: EvaluateReply = read_reply(EvaluateReply, content, name)
     if reply.fault:
         return reply
     try:
-        return replace(reply, evaluation=_evaluation(content, name, classes, shared_too=True))
+        return replace(reply, evaluation=read_evaluation(content, name, classes, shared_too=True))
     except MessageError as error:
         return replace(reply, fault=f"{REFUSED}{error}")
-
-
-def _evaluation_record(evaluation: Evaluation) -> ConfigRecord:
-    """Without the matrices that are not known: a run that needs none sends nothing in their place."""
-    values = {name: list(value) if isinstance(value, tuple) else value for name, value in vars(evaluation).items()}
-    return ConfigRecord({name: value for name, value in values.items() if value != []})
-
-
-def _evaluation(content: RecordDict, client_record: str, classes: int | None, shared_too: bool) -> Evaluation:
-    """Losses may be infinite or NaN, as those of a model that diverged are; counts may not be impossible."""
-    record = _config(content, client_record.replace("client.", "evaluation.", 1))
-    found = _from_record(Evaluation, record)
-    if not (0 <= found.correct <= found.examples and 0 <= found.shared_correct <= found.examples):
-        raise MessageError(f"{found.correct} and {found.shared_correct} of {found.examples} examples are right")
-    if found.loss_sum < 0 or found.shared_loss_sum < 0:
-        raise MessageError(f"losses of {found.loss_sum} and {found.shared_loss_sum}")
-    pairs = (("confusion", True, found.correct), ("shared_confusion", shared_too, found.shared_correct))
-    for key, wanted, correct in pairs:
-        if wanted and classes is not None:
-            found = replace(found, **{key: _confusion(record, key, classes, found.examples, correct)})
-        elif key in record:
-            raise MessageError(f"{key} was not asked for")
-    return found
-
-
-def _confusion(record: Mapping[str, Any], key: str, classes: int, examples: int, correct: int) -> tuple[int, ...]:
-    counts = tuple(_get_list(record, key, int))
-    if len(counts) != classes * classes or min(counts) < 0:
-        raise MessageError(f"{key} is not {classes} times {classes} counts of at least 0")
-    if sum(counts) != examples or sum(counts[:: classes + 1]) != correct:
-        right = f"{sum(counts[:: classes + 1])} of {sum(counts)}"
-        raise MessageError(f"by {key} {right} examples are right, and not {correct} of {examples}")
-    return counts
 
 
 def _row(content: RecordDict, record: str, channel: Channel) -> Tensor:
@@ -274,60 +240,3 @@ def _moments(content: RecordDict, record: str, channels: Channels) -> Tensor | N
     if record not in content:
         return None
     return read_vector(content.array_records.get(record), record, len(channels.layout.blocks))
-
-
-def _client_records(content: RecordDict) -> list[str]:
-    return [name for name in content.config_records if name.startswith("client.")]
-
-
-def _reply(kind: type, content: RecordDict, name: str) -> Any:
-    """A client's record, which goes by that client's number."""
-    reply = _from_record(kind, content.config_records[name])
-    if name != f"client.{reply.client}":
-        raise MessageError(f"record {name!r} is of client {reply.client}")
-    return reply
-
-
-def _only(content: RecordDict, known: Collection[str]) -> None:
-    """Nothing travels along that nobody asked for."""
-    if strange := sorted(set(content) - set(known)):
-        raise MessageError(f"there are records that nobody asked for: {', '.join(strange[:4])}")
-
-
-def _config(content: RecordDict, name: str) -> ConfigRecord:
-    if name not in content.config_records:
-        raise MessageError(f"there is no record {name!r}")
-    return content.config_records[name]
-
-
-def _check_schema(record: ConfigRecord) -> None:
-    found: int = _get(record, "schema", int)
-    if found != SCHEMA:
-        raise MessageError(f"message schema {found}, this end speaks {SCHEMA}: run one version on both ends")
-
-
-def _get(record: Mapping[str, Any], key: str, kind: type) -> Any:
-    value = record.get(key)
-    if type(value) is not kind:
-        raise MessageError(f"{key} = {reprlib.repr(value)} is not of type {kind.__name__}")
-    return value
-
-
-def _get_list(record: Mapping[str, Any], key: str, kind: type) -> list[Any]:
-    values = record.get(key)
-    if not isinstance(values, list) or any(type(v) is not kind for v in values):
-        raise MessageError(f"{key} = {reprlib.repr(values)} is not a list of {kind.__name__}")
-    return values
-
-
-_KINDS = {"int": int, "float": float, "str": str, "bool": bool, "list[str]": str, "list[float]": float}
-
-
-def _from_record(kind: type, record: Mapping[str, Any], **rest: Any) -> Any:
-    """A dataclass from a record of the same keys; fields that are no plain numbers or texts come in `rest`."""
-    values = {}
-    for name, annotation in kind.__annotations__.items():
-        if annotation in _KINDS:
-            read = _get_list if annotation.startswith("list") else _get
-            values[name] = read(record, name, _KINDS[annotation])
-    return kind(**values, **rest)

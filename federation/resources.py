@@ -17,11 +17,13 @@ from data.sources import DEFAULT, Splits, load_splits, order_labels
 from data.tasks import Task, load_task
 from federation import prompt_sources
 from federation.metrics import ACCURACY
-from federation.settings import DataSettings, FederationSettings, ModelSettings, Settings
+from federation.setting_groups import DataSettings, FederationSettings, ModelSettings
+from federation.settings import Settings
 from fedpeptao.errors import InputError
 from models import techniques
-from models.backbone import Backbone, load_backbone
+from models.backbone import Backbone
 from models.hidden_states import DTYPES, StateCache
+from models.loading import load_backbone
 from models.technique import Options
 from models.tuned_model import TunedModel
 

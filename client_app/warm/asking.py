@@ -63,9 +63,9 @@ def ask(
 
 
 def socket_path(states: Path, run: int, owner: Owner, application: Path) -> Path:
-    """Where the worker of this run listens."""
-    facts = [run, owner.pid, owner.started, str(application), sys.executable]
-    return states / FOLDER / f"{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]}.sock"
+    """Where the worker of this run listens: the name begins with its owner, so that it can be told when nobody will again."""
+    facts = hashlib.sha256(json.dumps([run, str(application), sys.executable]).encode()).hexdigest()[:24]
+    return states / FOLDER / f"{owner.pid}-{owner.started}-{facts}.sock"
 
 
 def _taken(path: Path, request: tuple[bytes, ...], owner: Owner, application: Path) -> socket.socket:
@@ -100,9 +100,18 @@ def _connected(path: Path, owner: Owner, application: Path) -> socket.socket:
         try:
             return wire.connect(path)
         except (FileNotFoundError, ConnectionRefusedError):
+            _clear(path.parent)
             with wire.listen(path) as listener:
                 _start(listener, path, owner, application)
                 return wire.connect(path)  # waits in the socket's queue until the worker has loaded
+
+
+def _clear(folder: Path) -> None:
+    """Removes the sockets of nodes that have ended, whose workers were killed with them."""
+    for left in folder.glob("*-*-*.sock"):
+        pid, started, _ = left.stem.split("-")
+        if not Owner(int(pid), int(started)).lives:
+            left.unlink(missing_ok=True)
 
 
 def _start(listener: socket.socket, path: Path, owner: Owner, application: Path) -> None:

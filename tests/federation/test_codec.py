@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from federation.codec import BLOCK, Codec, Int8Codec, make_codec
-from federation.settings import PRECISIONS
+from federation.setting_kinds import PRECISIONS
 
 LARGEST_HALF, LARGEST_INT8 = 65504.0, 127 * 2.0**121
 

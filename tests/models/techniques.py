@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from models import techniques
-from models.backbone import Backbone, load_backbone
+from models.backbone import Backbone
+from models.loading import load_backbone
 from models.technique import Options
 from models.tuned_model import TunedModel
 from tests.models.conftest import LABELS, PROMPT_TOKENS

@@ -11,7 +11,7 @@ from transformers import AutoModelForSequenceClassification, BertForMaskedLM, GP
 
 from fedpeptao.errors import InputError
 from models import deep_prompts
-from models.backbone import load_backbone
+from models.loading import load_backbone
 from models.random_models import FAMILIES, random_tokenizer
 from tests.models.conftest import LABELS, padded_for
 

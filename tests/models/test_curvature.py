@@ -13,8 +13,8 @@ from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from fedpeptao.errors import InputError
 from models import attention, curvature, deep_prompts
-from models.backbone import load_backbone
 from models.curvature import Hessian, check_second_derivative, prompt_loss, prompts, second_order
+from models.loading import load_backbone
 from models.random_models import random_tokenizer
 from models.tuned_model import TunedModel
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from fedpeptao.errors import InputError
 from models import deep_prompts
-from models.backbone import Backbone, load_backbone
+from models.backbone import Backbone
+from models.loading import load_backbone
 from models.tuned_model import TunedModel
 from tests.models.conftest import LABELS, PROMPT_TOKENS, padded_for
 from tests.models.reference import cache_logits, peft_logits, prompt_columns, written_out_logits

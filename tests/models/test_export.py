@@ -20,8 +20,8 @@ from transformers import (
 from experiments.families import FAMILIES, by_words, save, texts, whole_output
 from fedpeptao.errors import InputError
 from models import deep_prompts
-from models.backbone import load_backbone
 from models.export import from_peft, load_parameters, save_parameters, to_peft
+from models.loading import load_backbone
 from models.random_models import random_tokenizer
 from models.tuned_model import TunedModel
 from tests.models.conftest import LABELS, PROMPT_TOKENS, padded_for

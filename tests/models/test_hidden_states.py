@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from models import deep_prompts
-from models.backbone import Backbone, load_backbone
+from models.backbone import Backbone
 from models.hidden_states import LowerLayers, StateCache
+from models.loading import load_backbone
 from models.tuned_model import TunedModel
 
 FAMILIES = ["random:bert", "random:roberta", "random:gpt2", "random:llama"]

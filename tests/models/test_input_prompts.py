@@ -10,9 +10,9 @@ from transformers import AutoModelForCausalLM
 
 from experiments.families import FAMILIES, save
 from fedpeptao.errors import InputError
-from models.backbone import load_backbone
 from models.export import to_peft
 from models.inserted import place_of
+from models.loading import load_backbone
 from models.vocabulary import drawn_tokens, embedded_tokens
 from tests.models.conftest import PROMPT_TOKENS, padded_for
 from tests.models.reference import plain_model

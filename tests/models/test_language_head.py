@@ -12,8 +12,8 @@ from transformers import AutoModelForMaskedLM, BertModel, GPT2ForSequenceClassif
 from experiments.families import FAMILIES, WORDS, bound, by_words, load, save, texts, whole_output
 from fedpeptao.errors import InputError
 from models import deep_prompts
-from models.backbone import load_backbone
 from models.curvature import check_second_derivative
+from models.loading import load_backbone
 from models.random_models import random_tokenizer
 from models.tuned_model import TunedModel
 

@@ -10,8 +10,8 @@ from transformers import AutoModel, AutoModelForCausalLM
 
 from experiments.families import FAMILIES, save
 from fedpeptao.errors import InputError
-from models.backbone import load_backbone
 from models.export import to_peft
+from models.loading import load_backbone
 from tests.models.conftest import padded_for
 from tests.models.reference import plain_model
 from tests.models.techniques import Folders, answers, filled, head_of, loaded, named, scores, tuned, weighted

@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from experiments.families import FAMILIES, bound, by_words, load, save, texts
 from fedpeptao.errors import InputError
 from models import deep_prompts, quantisation
-from models.backbone import load_backbone
 from models.curvature import check_second_derivative
+from models.loading import load_backbone
 from models.quantisation import quantised
 from models.tuned_model import TunedModel
 

@@ -21,7 +21,7 @@ from transformers import (
 
 from fedpeptao.errors import InputError
 from models.attention import NAME
-from models.backbone import load_backbone
+from models.loading import load_backbone
 from models.probe import probe
 from models.random_models import random_model, random_tokenizer
 

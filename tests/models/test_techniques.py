@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from models import techniques
-from models.backbone import load_backbone
 from models.hooks import hooked, on_states
 from models.layout import Entry
+from models.loading import load_backbone
 from models.per_client import rows_of
 from models.technique import Forward, known_layers
 from models.technique_names import BY_LAYER, TECHNIQUES
@@ -69,7 +69,8 @@ def test_clients_in_one_pass_equal_the_clients_one_by_one(
     expected = torch.cat(each)
     weighted(expected).backward()
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(together.grad, alone.grad, rtol=2e-3, atol=2e-5)
+    rounding = 2e-5 * max(1.0, float(alone.grad.abs().max()))  # small sums of large terms keep the large ones' rounding
+    torch.testing.assert_close(together.grad, alone.grad, rtol=2e-3, atol=rounding)
     assert not torch.allclose(expected[0], expected[1])
 
 

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from models import techniques
-from models.backbone import Backbone, load_backbone
+from models.backbone import Backbone
 from models.deep_prompts import prompted
+from models.loading import load_backbone
 from models.technique import Options
 from models.technique_names import BY_LAYER, WHOLE
 from models.tuned_model import TunedModel

@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from experiments.quadratics import settings
-from federation.settings import PRECISIONS, Scalar, Settings
+from federation.setting_kinds import PRECISIONS
+from federation.settings import Scalar, Settings
 from strategies.fedpeptao import State
 from strategies.roster import Outcome
 from tests.combinations import Parts, valid

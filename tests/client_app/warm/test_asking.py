@@ -63,6 +63,22 @@ def test_another_run_version_or_life_of_the_node_has_a_worker_of_its_own(tmp_pat
     assert socket_path(tmp_path, 1, me, Path("one")) in paths
 
 
+def test_sockets_of_nodes_that_were_killed_are_cleared_away(states: Path, application: Path, me: Owner) -> None:
+    of_another_run, of_another_life = (
+        socket_path(states, 2, me, application),
+        socket_path(states, 1, Owner(me.pid, me.started + 1), application),
+    )
+    ask(message("a"), context(), node(states), me, application)
+    own = socket_path(states, 1, me, application)
+    for left in (own, of_another_run, of_another_life):
+        left.touch()
+    for worker in workers(states):  # as if by the kernel
+        worker.kill()
+        worker.wait()
+    ask(message("a"), context(), node(states), me, application)
+    assert set((states / FOLDER).glob("*.sock")) == {own, of_another_run}
+
+
 def test_killed_in_the_middle_it_is_an_error_and_the_next_message_has_another(
     states: Path, application: Path, me: Owner, tmp_path: Path
 ) -> None:
