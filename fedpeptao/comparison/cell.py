@@ -20,10 +20,10 @@ from flwr.app import Context, Message
 from client_app.app import app
 from federation.grids import ClientCall, InProcessGrid
 from federation.metrics import ACCURACY, figure_key, metric_of
-from federation.settings import parse
+from federation.settings import Scalar, parse
 from fedpeptao.comparison.grid import Cell
 from fedpeptao.comparison.raw import COMPLETED, FAILED, FIGURES, Point, Result, write_raw
-from fedpeptao.comparison.sources import content_sha256, located
+from fedpeptao.comparison.sources import content_sha256, located, mixing
 from fedpeptao.errors import RunError
 from fedpeptao.saved import read_json
 from server_app.run import run
@@ -68,11 +68,13 @@ def run_cell(cell: Cell) -> None:
     """
     watch = Stopwatch(app)
     with tempfile.TemporaryDirectory() as scratch:
-        told = {**located(cell.settings), "runs-dir": scratch, "run-name": "cell"}
+        for name, settings in cell.prompt_sources.items():
+            _run({**located(settings), "runs-dir": scratch, "run-name": name}, app)
+        told = {**located(cell.settings), **mixing(cell, Path(scratch)), "runs-dir": scratch, "run-name": "cell"}
         folder, why = Path(scratch) / "cell", None
         began, spent = time.perf_counter(), time.process_time()
         try:
-            run(InProcessGrid(watch, told, nodes=int(told["clients"])), parse(told))
+            _run(told, watch)
         except RunError as error:
             why = str(error).replace(scratch, "..")
         share = min(1.0, (time.process_time() - spent) / (time.perf_counter() - began))
@@ -81,6 +83,10 @@ def run_cell(cell: Cell) -> None:
     write_raw(cell.path, Result(_made(cell, summary, facts), points, _end(summary, why)))
     if why is not None:
         raise RunError(why)
+
+
+def _run(told: Mapping[str, Scalar], answering: ClientCall) -> None:
+    run(InProcessGrid(answering, told, nodes=int(told["clients"])), parse(told))
 
 
 def evaluations(lines: list[Line], metric: str, watch: Stopwatch, share: float = 1.0) -> tuple[Point, ...]:
@@ -118,12 +124,13 @@ def _made(cell: Cell, summary: Line, facts: Line) -> Line:
         "metric": metric_of(summary),
         "figures": FIGURES,
         "code": code_sha256(),
-        "source": content_sha256(cell.settings),
+        "source": content_sha256(cell),
         "data": data,
         "model": facts["model"]["fingerprint"],
         "versions": facts["versions"],
         "cpu": cpu_type(facts["cpu"]),
         "settings": dict(cell.settings),
+        **({"prompt_sources": cell.prompt_sources} if cell.prompt_sources else {}),
     }
 
 

@@ -68,18 +68,18 @@ def _missing(wanted: Sequence[Cell], taking_over: bool) -> list[Cell]:
         InputError: the data of one are out of reach.
     """
     from fedpeptao.comparison.raw import found, taken_over
-    from fedpeptao.comparison.sources import content_sha256, located
+    from fedpeptao.comparison.sources import check_located, content_sha256
 
     missing = []
     for cell in wanted:
-        source = content_sha256(cell.settings)
+        source = content_sha256(cell)
         if found(cell, source):
             continue
         if taking_over:
             if path := taken_over(cell, source):
                 print(f"{cell.path.stem} is that of {path.parent.name}", flush=True)
                 continue
-            located(cell.settings)
+            check_located(cell)
         missing.append(cell)
     return missing
 

@@ -18,6 +18,7 @@ class Cell:
         method, task, alpha, seed, rate: its place; task "", alpha and rate None where the grid does not vary them.
         settings: complete and flat; files of the user's own by name alone (fedpeptao/comparison/sources.py says where they lie).
         path: its raw file.
+        prompt_sources: name -> complete settings of the runs that come first; `prompt-sources` in settings has their names.
     """
 
     method: str
@@ -27,6 +28,7 @@ class Cell:
     rate: float | None
     settings: Mapping[str, Scalar]
     path: Path
+    prompt_sources: Mapping[str, Mapping[str, Scalar]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -111,10 +113,13 @@ class ComparisonGrid:
         placed: dict[str, Scalar] = {"seed": seed}
         placed |= {} if skew is None else {"alpha": skew}
         placed |= {} if rate is None else {"learning-rate": rate}
+        mixed = {name: {**self.base, **own, "seed": seed} for name, own in row.prompt_sources.items()}
+        placed |= {"prompt-sources": ",".join(mixed)} if mixed else {}
         settings = {**self.base, **self.tasks[task], **row.settings, **placed}
         parts = [method, *([task] if task else []), *([] if skew is None else [f"alpha{skew:g}"]), f"seed{seed}"]
         parts += [f"rate{rate:g}"] if self.candidates and rate is not None else []
-        return Cell(method, task, skew, seed, rate, settings, self.folder / f"{'-'.join(parts)}.jsonl")
+        path = self.folder / f"{'-'.join(parts)}.jsonl"
+        return Cell(method, task, skew, seed, rate, settings, path, mixed)
 
     def places(self) -> Iterator[tuple[str, float | None]]:
         """Each (task, alpha): a table of its own."""

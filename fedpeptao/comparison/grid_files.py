@@ -10,7 +10,7 @@ from federation.settings import Scalar, defaults, parse
 from fedpeptao.comparison.grid import ComparisonGrid, Report
 from fedpeptao.comparison.methods import Method, find, read_methods
 from fedpeptao.comparison.rates import chosen_rates
-from fedpeptao.comparison.sources import in_folder
+from fedpeptao.comparison.sources import in_folder, mixing
 from fedpeptao.comparison.yaml_files import check_keys, of_type, read_yaml, without_repeats
 from fedpeptao.errors import InputError
 
@@ -40,7 +40,10 @@ def read_grid(path: Path) -> ComparisonGrid:
     for method in methods.values():  # a wrong setting is found before any cell runs
         rate = method.rates[0] if method.rates else None
         for task in grid.tasks:
-            parse(in_folder(grid.cell(method.name, task, next(iter(grid.seeds)), 0, rate).settings, Path("/")))
+            cell = grid.cell(method.name, task, next(iter(grid.seeds)), 0, rate)
+            parse({**in_folder(cell.settings, Path("/")), **mixing(cell, Path("/"))})
+            for settings in cell.prompt_sources.values():
+                parse(in_folder(settings, Path("/")))
     return grid
 
 

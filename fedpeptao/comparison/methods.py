@@ -13,7 +13,8 @@ from fedpeptao.comparison.yaml_files import check_keys, of_type, read_yaml, with
 from fedpeptao.errors import InputError
 
 ROLES = ("method", "floor", "ceiling")
-KEYS = ("title", "settings", "learning-rates", "like", "role", "skewed")
+KEYS = ("title", "settings", "learning-rates", "like", "role", "skewed", "prompt-sources")
+SOURCE_KEYS = ("like", "tasks")
 EXAMPLE = "Write it like results/compare/methods.yaml"
 
 
@@ -29,6 +30,8 @@ class Method:
         rate_of: the method whose chosen rate this one takes; "": none.
         role: floors and ceilings stand in every table with their last evaluation, whatever they sent and when.
         skewed: False where alpha makes no difference (all data in one place): one cell serves all skews.
+        prompt_sources: name -> settings, on top of the grid's, of the runs whose prompts this method mixes; each of its cells
+            runs them first.
     """
 
     name: str
@@ -38,6 +41,7 @@ class Method:
     rate_of: str = ""
     role: str = "method"
     skewed: bool = True
+    prompt_sources: Mapping[str, Mapping[str, Scalar]] = field(default_factory=dict)
 
     @property
     def tuned_as(self) -> str:
@@ -90,4 +94,23 @@ def _method(path: Path, name: str, rows: Mapping[str, dict[str, Any]]) -> Method
         rate_of=like if tuned and not rates else "",
         role=role,
         skewed=bool(row.get("skewed", True)),
+        prompt_sources=_prompt_sources(path, name, row.get("prompt-sources"), rows),
     )
+
+
+def _prompt_sources(
+    path: Path, name: str, content: Any, rows: Mapping[str, dict[str, Any]]
+) -> dict[str, dict[str, Scalar]]:
+    """One for each task, with the settings of the row that they are like."""
+    if content is None:
+        return {}
+    key = f"{name}: prompt-sources"
+    check_keys(path, key, of_type(path, key, content, dict, "like and tasks"), SOURCE_KEYS)
+    if missing := [part for part in SOURCE_KEYS if not content.get(part)]:
+        raise InputError(f"{key} in {path.name}", missing[0], "it is missing", f"Give {', '.join(SOURCE_KEYS)}")
+    common = find(rows, content["like"], f"{key}: like", path).get("settings") or {}
+    tasks = of_type(path, f"{key}: tasks", content["tasks"], dict, "names of tasks with their settings")
+    return {
+        str(task): {**common, **of_type(path, f"{key}: {task}", own or {}, dict, "settings and values")}
+        for task, own in tasks.items()
+    }

@@ -119,8 +119,12 @@ def found(cell: Cell, source: str | None = None) -> Result | None:
     except ValueError as error:
         raise InputError("raw file", str(cell.path), str(error), "Delete it, so that the cell runs again") from error
     made = result.made
-    same = {**defaults(), **made["settings"]} == dict(cell.settings) and made["figures"] == FIGURES
-    return result if same and source in (None, made["source"]) else None
+    told = {"": cell.settings, **cell.prompt_sources}
+    with_ = {"": made["settings"], **made.get("prompt_sources", {})}
+    same = {name: {**defaults(), **own} for name, own in with_.items()} == {
+        name: dict(own) for name, own in told.items()
+    }
+    return result if same and made["figures"] == FIGURES and source in (None, made["source"]) else None
 
 
 def taken_over(cell: Cell, source: str | None) -> Path | None:

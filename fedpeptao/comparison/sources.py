@@ -10,10 +10,21 @@ from pathlib import Path
 
 from data.endings import ENDINGS
 from federation.settings import Scalar
+from fedpeptao.comparison.grid import Cell
 from fedpeptao.errors import InputError
 
 FOLDER = "FEDPEPTAO_TASKS"
 _KEYS = ("dataset", "validation", "test")
+
+
+def check_located(cell: Cell) -> None:
+    """Whether all that it reads is there.
+
+    Raises:
+        InputError: as `located`.
+    """
+    for settings in (cell.settings, *cell.prompt_sources.values()):
+        located(settings)
 
 
 def located(settings: Mapping[str, Scalar]) -> dict[str, Scalar]:
@@ -32,8 +43,15 @@ def located(settings: Mapping[str, Scalar]) -> dict[str, Scalar]:
     return in_folder(settings, folder)
 
 
-def content_sha256(settings: Mapping[str, Scalar]) -> str | None:
+def content_sha256(cell: Cell) -> str | None:
     """Of all that the rows are made from: the files' bytes, or the embedded data's rows; None where a file is out of reach."""
+    if not cell.prompt_sources:
+        return _content(cell.settings)
+    parts = [_content(settings) for settings in (cell.settings, *cell.prompt_sources.values())]
+    return None if None in parts else hashlib.sha256("".join(map(str, parts)).encode()).hexdigest()
+
+
+def _content(settings: Mapping[str, Scalar]) -> str | None:
     try:
         told = located(settings)
     except InputError:
@@ -47,6 +65,12 @@ def content_sha256(settings: Mapping[str, Scalar]) -> str | None:
 def in_folder(settings: Mapping[str, Scalar], folder: Path) -> dict[str, Scalar]:
     """The settings with data files in a folder, there or not."""
     return {**settings, **{key: str(folder / name) for key, name in _files(settings).items()}}
+
+
+def mixing(cell: Cell, folder: Path) -> dict[str, Scalar]:
+    """The setting that names the runs whose prompts a cell mixes, as those of a folder, there or not; {} if it mixes none."""
+    folders = [str(folder / name) for name in cell.prompt_sources]
+    return {"prompt-sources": ",".join(folders)} if folders else {}
 
 
 def _files(settings: Mapping[str, Scalar]) -> dict[str, str]:

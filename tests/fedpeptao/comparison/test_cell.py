@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +17,7 @@ from fedpeptao.comparison import cell as module
 from fedpeptao.comparison.cell import Stopwatch, evaluations, run_cell, side_by_side
 from fedpeptao.comparison.grid import Cell
 from fedpeptao.comparison.raw import found, read_raw
-from fedpeptao.comparison.sources import FOLDER, content_sha256
+from fedpeptao.comparison.sources import FOLDER, check_located, content_sha256
 from fedpeptao.errors import InputError, RunError
 from tests.small_runs import SMALL
 
@@ -75,11 +76,11 @@ def test_sums_are_over_all_rounds_and_evaluations_stand_apart() -> None:
 @pytest.mark.usefixtures("no_plots")
 def test_a_cell_leaves_one_file_of_the_whole_run(cell: Cell) -> None:
     run_cell(cell)
-    result = found(cell, content_sha256(cell.settings))
+    result = found(cell, content_sha256(cell))
     assert result is not None
     assert [one.round for one in result.points] == [1, 2]
     assert result.made["settings"]["dataset"] == "texts.jsonl"  # where it lies is nobody's business
-    assert result.made["source"] == content_sha256(cell.settings)
+    assert result.made["source"] == content_sha256(cell)
     assert [path.name for path in cell.path.parent.iterdir()] == [cell.path.name]
     first, last = result.points
     assert (last.down, last.up) == (2 * first.down, 2 * first.up)
@@ -116,9 +117,29 @@ def test_a_run_that_cannot_go_on_leaves_a_file_that_says_so(cell: Cell, monkeypa
     assert found(cell) == result
 
 
+@pytest.mark.usefixtures("no_plots")
+def test_a_cell_that_mixes_prompts_trains_them_first(cell: Cell) -> None:
+    source = {**cell.settings, "tuned": "input-prompts", "layers": "all", "rounds": 1, "evaluate-every": 0}
+    own = {"tuned": "mixed-prompts", "layers": "all", "prompt-sources": "one,two"}
+    mixing = replace(
+        cell, settings={**cell.settings, **own}, prompt_sources={"one": source, "two": {**source, "seed": 5}}
+    )
+    run_cell(mixing)
+    result = found(mixing, content_sha256(mixing))
+    assert result is not None
+    assert result.completed
+    assert content_sha256(mixing) != content_sha256(cell)
+    assert found(replace(mixing, prompt_sources={"one": source, "two": {**source, "seed": 6}})) is None
+    assert found(replace(mixing, prompt_sources={})) is None
+    lacking = replace(mixing, prompt_sources={"one": source, "two": {**source, "dataset": "none.jsonl"}})
+    assert content_sha256(lacking) is None
+    with pytest.raises(InputError, match=r"dataset = 'none.jsonl': there is no such file"):
+        check_located(lacking)
+
+
 def test_a_file_that_is_out_of_reach_is_named(cell: Cell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv(FOLDER, str(tmp_path))
-    assert content_sha256(cell.settings) is None
+    assert content_sha256(cell) is None
     with pytest.raises(InputError, match=rf"dataset = 'texts.jsonl': there is no such file in {tmp_path}"):
         run_cell(cell)
     monkeypatch.delenv(FOLDER)

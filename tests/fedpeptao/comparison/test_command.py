@@ -30,7 +30,7 @@ class Runs:
         failed = [cell for cell in cells if cell.path.stem == self.failing]
         for cell in cells:
             if cell not in failed:
-                fill(cell, [point(2, 0.4, 100)], source=content_sha256(cell.settings))
+                fill(cell, [point(2, 0.4, 100)], source=content_sha256(cell))
         return failed
 
 

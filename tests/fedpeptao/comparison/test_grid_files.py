@@ -51,6 +51,26 @@ def test_a_whole_grid_is_methods_by_tasks_by_skews_by_seeds(tmp_path: Path) -> N
     assert [cell.settings[key] for key in ("task", "dataset", "alpha")] == ["sst2", "sst2.train.jsonl", 0.1]
 
 
+def test_a_cell_that_mixes_prompts_names_the_runs_that_come_first(tmp_path: Path) -> None:
+    mixing: dict[str, Any] = {
+        "settings": {"tuned": "mixed-prompts", "layers": "all"},
+        "prompt-sources": {"like": "source", "tasks": {"one": {"dataset": "one.jsonl"}, "two": {}}},
+    }
+    source = {"settings": {"tuned": "input-prompts", "layers": "all"}}
+    write_yaml(tmp_path / "methods.yaml", {"mixing": mixing, "source": source})
+    grid = {"base": {"rounds": 7}, "methods": ["mixing"], "seeds": [3]}
+    (cell,) = read_grid(write_yaml(tmp_path / "g.yaml", grid)).cells()
+    assert cell.settings["prompt-sources"] == "one,two"
+    assert cell.prompt_sources["one"] == {
+        **defaults(),
+        **{"rounds": 7, "tuned": "input-prompts", "layers": "all", "dataset": "one.jsonl", "seed": 3},
+    }
+    mixing["prompt-sources"]["tasks"]["two"] = {"rounds": -1}
+    write_yaml(tmp_path / "methods.yaml", {"mixing": mixing, "source": source})
+    with pytest.raises(InputError, match="rounds = -1"):
+        read_grid(tmp_path / "g.yaml")
+
+
 def test_a_method_that_alpha_does_nothing_to_runs_once_for_all(tmp_path: Path) -> None:
     grid = read_grid(shared(tmp_path, methods=["pooled"], skews={0.1: [0], 0.3: [0, 1]}))
     assert [cell.path.name for cell in grid.cells()] == ["pooled-seed0.jsonl", "pooled-seed1.jsonl"]
