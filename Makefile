@@ -7,7 +7,7 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 PYTHON ?= python3.11
 VENV ?= .venv
 ARGS ?=
-GRIDS ?= tuning main rivals ablation fibecfed
+GRIDS ?= tuning main rivals ablation parts fibecfed
 ALGORITHM ?= fedpeptao
 BIN = $(VENV)/bin
 
