@@ -8,14 +8,17 @@ from __future__ import annotations
 import io
 import multiprocessing as mp
 import os
+import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import FrameType
 
 from fedpeptao.comparison.grid import Cell
 
@@ -53,23 +56,41 @@ def run_cells(
     context.set_forkserver_preload(list(heavy))
     waiting, running, failed = list(cells), list[Running](), list[Cell]()
     begun = time.monotonic()
-    try:
-        while waiting or running:
-            while waiting and len(running) < jobs:
-                running.append(_start(context, work, waiting.pop(0)))
-            wait([one.process.sentinel for one in running])
-            for ended in [one for one in running if one.process.exitcode is not None]:
-                running.remove(ended)
-                failed += [ended.cell] if ended.process.exitcode else []
-                done = len(cells) - len(waiting) - len(running)
-                left = (time.monotonic() - begun) / done * (len(cells) - done)
-                tell(f"{done} of {len(cells)}  {_outcome(ended)}  (about {_minutes(left)} left)")
-    finally:
-        for one in running:
-            one.process.terminate()
-            one.process.join()
-            one.log.unlink(missing_ok=True)
+    with _left_by_signals():
+        try:
+            while waiting or running:
+                while waiting and len(running) < jobs:
+                    running.append(_start(context, work, waiting.pop(0)))
+                wait([one.process.sentinel for one in running])
+                for ended in [one for one in running if one.process.exitcode is not None]:
+                    running.remove(ended)
+                    failed += [ended.cell] if ended.process.exitcode else []
+                    done = len(cells) - len(waiting) - len(running)
+                    left = (time.monotonic() - begun) / done * (len(cells) - done)
+                    tell(f"{done} of {len(cells)}  {_outcome(ended)}  (about {_minutes(left)} left)")
+        finally:
+            for one in running:
+                one.process.terminate()
+                one.process.join()
+                one.log.unlink(missing_ok=True)
     return failed
+
+
+@contextmanager
+def _left_by_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP end this as Ctrl-C does, by an exception: no cell outlives it."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    taken = [one for one in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(one) is signal.SIG_DFL]
+    for one in taken:
+        signal.signal(one, leave)
+    try:
+        yield
+    finally:
+        for one in taken:
+            signal.signal(one, signal.SIG_DFL)
 
 
 def _start(context: ForkServerContext, work: Callable[[Cell], None], cell: Cell) -> Running:

@@ -178,7 +178,10 @@ def test_a_name_that_stands_twice_in_a_file_is_refused(tmp_path: Path) -> None:
 
 GRIDS = [
     RESULTS / "demo.yaml",
-    *(RESULTS / "compare" / f"{one}.yaml" for one in ("tuning", "main", "rivals", "ablation", "parts", "fibecfed", "ci")),
+    *(
+        RESULTS / "compare" / f"{one}.yaml"
+        for one in ("tuning", "main", "rivals", "ablation", "parts", "fibecfed", "ci")
+    ),
 ]
 
 

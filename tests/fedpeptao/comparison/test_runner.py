@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 import re
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from fedpeptao.comparison.grid import Cell
@@ -21,6 +25,8 @@ def work(cell: Cell) -> None:
     if cell.method == "is killed":
         os.kill(os.getpid(), signal.SIGKILL)
     cell.path.write_text(str(os.getpid()), encoding="utf8")
+    if cell.method == "waits":
+        time.sleep(600)
 
 
 def cells(folder: Path, *methods: str) -> list[Cell]:
@@ -68,3 +74,21 @@ def test_what_was_done_before_a_stop_stays(tmp_path: Path) -> None:
 
 def test_without_cells_nothing_is_started(tmp_path: Path) -> None:
     assert run_cells([], work, 2, pytest.fail, heavy=()) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_no_cell_outlives_a_runner_that_is_told_to_stop(tmp_path: Path, number: signal.Signals) -> None:
+    script = (
+        "import sys; from pathlib import Path; from tests.fedpeptao.comparison.test_runner import cells, run_cells, work; "
+        "run_cells(cells(Path(sys.argv[1]), 'waits', 'waits'), work, 2, heavy=())"
+    )
+    root = Path(__file__).parents[3]
+    runner = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], cwd=root)
+    while len(begun := [path for path in tmp_path.glob("*.jsonl") if path.stat().st_size]) < 2:
+        assert runner.poll() is None
+        time.sleep(0.05)
+    pids = [int(path.read_text(encoding="utf8")) for path in begun]
+    runner.send_signal(number)
+    assert runner.wait(timeout=60) == 128 + number
+    assert [pid for pid in pids if psutil.pid_exists(pid)] == []
+    assert list(tmp_path.glob("*.log")) == []
