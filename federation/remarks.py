@@ -48,6 +48,7 @@ _INERT: tuple[Inert, ...] = (
         lambda s: s.server.server_optimizer == "none" and s.server.variant == "fedpeptao",
         'server-optimizer is "none"',
     ),
+    (("server-optimizer", "server-momentum"), lambda s: s.federation.rounds == 0, "there are no rounds"),
     (
         ("server-second-momentum",),
         lambda s: s.server.server_optimizer not in ("adam", "yogi"),
@@ -80,6 +81,11 @@ _INERT: tuple[Inert, ...] = (
     (("weight-decay",), lambda s: s.local.device_optimizer == "sgd", 'device-optimizer is "sgd"'),
 )
 _ADAPTIVE_LIMIT = 0.5
+
+
+def without_effect(settings: Settings) -> set[str]:
+    """The keys that could have any other value."""
+    return {key for keys, inert, _ in _INERT if inert(settings) for key in keys}
 
 
 def remarks(settings: Settings) -> list[str]:

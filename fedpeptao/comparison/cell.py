@@ -85,7 +85,7 @@ def run_cell(cell: Cell) -> None:
         raise RunError(why)
 
 
-def _run(told: Mapping[str, Scalar], answering: ClientCall) -> None:
+def _run(told: dict[str, Scalar], answering: ClientCall) -> None:
     run(InProcessGrid(answering, told, nodes=int(told["clients"])), parse(told))
 
 
@@ -117,10 +117,9 @@ def evaluations(lines: list[Line], metric: str, watch: Stopwatch, share: float =
 
 
 def _made(cell: Cell, summary: Line, facts: Line) -> Line:
-    place = {"method": cell.method, "task": cell.task, "alpha": cell.alpha, "seed": cell.seed, "rate": cell.rate}
     data = {key: value for key, value in facts["data"].items() if key != "name"}
     return {
-        **place,
+        **cell.place,
         "metric": metric_of(summary),
         "figures": FIGURES,
         "code": code_sha256(),

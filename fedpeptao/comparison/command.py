@@ -28,6 +28,7 @@ def add_compare(subparsers: Any) -> None:
     parser.add_argument("--seeds", nargs="+", type=int, metavar="N", help="run only these seeds")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="cells at a time (default: 1)")
     parser.add_argument("--list", action="store_true", help="say which cells there are and which would run, and stop")
+    parser.add_argument("--tables", action="store_true", help="make the tables of what is there; run nothing")
     parser.set_defaults(work=_compare)
 
 
@@ -40,6 +41,9 @@ def _compare(arguments: argparse.Namespace) -> int:
     grid = read_grid(arguments.grid)
     _check_names("--only", arguments.only, list(grid.methods))
     _check_names("--tasks", arguments.tasks, list(grid.tasks))
+    if arguments.tables:
+        _write(grid)
+        return 0
     wanted = [
         cell
         for cell in grid.cells()

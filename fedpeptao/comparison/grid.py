@@ -30,6 +30,11 @@ class Cell:
     path: Path
     prompt_sources: Mapping[str, Mapping[str, Scalar]] = field(default_factory=dict)
 
+    @property
+    def place(self) -> dict[str, str | float | None]:
+        """Where it stands in its grid."""
+        return {"method": self.method, "task": self.task, "alpha": self.alpha, "seed": self.seed, "rate": self.rate}
+
 
 @dataclass(frozen=True)
 class Report:

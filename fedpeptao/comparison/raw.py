@@ -8,12 +8,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from federation.durable import make_folder, write_atomically
-from federation.settings import defaults
+from federation.remarks import without_effect
+from federation.settings import Scalar, defaults, parse
 from fedpeptao.comparison.grid import Cell
+from fedpeptao.comparison.sources import in_folder
 from fedpeptao.errors import InputError
 
 FIGURES = 1
@@ -107,7 +110,7 @@ def found(cell: Cell, source: str | None = None) -> Result | None:
     """What is there of a cell with the same settings, the same code for figures and the same data.
 
     source: sha256 of the data as they are now; None: not looked at. A setting that was added since the cell was made, and is
-    at its default, changes nothing.
+    at its default, changes nothing; nor does one without effect.
 
     Raises:
         InputError: the file is damaged.
@@ -118,20 +121,45 @@ def found(cell: Cell, source: str | None = None) -> Result | None:
         return None
     except ValueError as error:
         raise InputError("raw file", str(cell.path), str(error), "Delete it, so that the cell runs again") from error
-    made = result.made
-    told = {"": cell.settings, **cell.prompt_sources}
-    with_ = {"": made["settings"], **made.get("prompt_sources", {})}
-    same = {name: {**defaults(), **own} for name, own in with_.items()} == {
-        name: dict(own) for name, own in told.items()
-    }
-    return result if same and made["figures"] == FIGURES and source in (None, made["source"]) else None
+    same = _identity(result.made) == _identity(_told(cell)) and result.made["figures"] == FIGURES
+    return result if same and source in (None, result.made["source"]) else None
 
 
 def taken_over(cell: Cell, source: str | None) -> Path | None:
-    """Where the same cell of another grid beside this one is there: copies it, and says whence."""
-    for path in sorted(cell.path.parent.parent.glob(f"*/{cell.path.name}")):
-        if path != cell.path and found(replace(cell, path=path), source):
-            make_folder(cell.path.parent)
-            write_atomically(cell.path, path.read_bytes())
+    """Where the same cell is there under another name, or of another grid beside this one: copies it, and says whence."""
+    wanted, folder = _identity(_told(cell)), cell.path.parent.parent
+    for path in sorted(folder.glob("*/*.jsonl"), key=lambda path: (path.name != cell.path.name, path)):
+        if path != cell.path and _known(path, path.stat().st_mtime_ns, source) == wanted:
+            there = read_raw(path)
+            write_raw(cell.path, replace(there, made={**there.made, **cell.place}))
             return path
     return None
+
+
+@lru_cache(maxsize=4096)
+def _known(path: Path, changed: int, source: str | None) -> str:
+    """The identity of what a raw file holds; "" of one that would not do. changed: when it was, in ns."""
+    made = read_raw(path).made
+    return _identity(made) if made["figures"] == FIGURES and source in (None, made["source"]) else ""
+
+
+def _told(cell: Cell) -> dict[str, Any]:
+    return {"settings": cell.settings, "prompt_sources": cell.prompt_sources}
+
+
+def _identity(made: Mapping[str, Any]) -> str:
+    """What makes the figures, data aside: the cell's settings, and those of the runs whose prompts it mixes."""
+    runs = {"": made["settings"], **made.get("prompt_sources", {})}
+    return json.dumps({name: _that_count(settings) for name, settings in runs.items()}, sort_keys=True)
+
+
+def _that_count(settings: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    """Without those that have no effect beside the others, whose defaults may have changed since; 1 is 1.0."""
+    whole = {**defaults(), **settings}
+    given = {**in_folder(whole, Path("/")), **({"prompt-sources": "/any"} if whole["prompt-sources"] else {})}
+    try:
+        parsed = parse(given)
+    except InputError:  # of a version that knew other settings
+        return whole
+    flat, inert = parsed.flat(), without_effect(parsed)
+    return {key: told if isinstance(told, str) else flat[key] for key, told in whole.items() if key not in inert}

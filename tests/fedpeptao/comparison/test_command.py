@@ -91,6 +91,17 @@ def test_the_list_runs_nothing(grid: str, runs: Runs, capsys: pytest.CaptureFixt
     ]
 
 
+def test_tables_alone_run_nothing(grid: str, runs: Runs, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", grid, "--tables"]) == 0
+    assert "| method |" not in capsys.readouterr().out  # nothing is there
+    main(["compare", grid])
+    capsys.readouterr()
+    runs.asked = []
+    assert main(["compare", grid, "--tables"]) == 0
+    assert runs.asked == []
+    assert "| method |" in capsys.readouterr().out
+
+
 def test_a_cell_that_failed_is_named_and_tried_again(grid: str, runs: Runs, capsys: pytest.CaptureFixture[str]) -> None:
     runs.failing = "ours-seed1"
     assert main(["compare", grid]) == 1

@@ -80,3 +80,21 @@ def test_the_same_cell_of_another_grid_is_copied(cell: Cell, tmp_path: Path) -> 
     assert not cell.path.exists()
     assert taken_over(cell, "a") == other.path
     assert found(cell, "a") == read_raw(other.path)
+
+
+def test_the_same_cell_under_another_name_is_copied_under_its_own(cell: Cell) -> None:
+    other = replace(cell, method="theirs", path=cell.path.with_name("theirs-seed0.jsonl"))
+    fill(other, [point(2, 0.4)], source="a")
+    assert taken_over(cell, "a") == other.path
+    there, copied = read_raw(other.path), read_raw(cell.path)
+    assert (there.made["method"], copied.made["method"]) == ("theirs", "ours")
+    assert replace(copied, made={**copied.made, "method": "theirs"}) == there
+
+
+def test_a_setting_without_effect_makes_no_other_cell(cell: Cell) -> None:
+    """beta, where the server keeps no momentum; and where it does."""
+    plain = replace(cell, settings={**cell.settings, "server-optimizer": "none"})
+    fill(plain, [point(2, 0.4)], source="a")
+    assert found(replace(plain, settings={**plain.settings, "server-momentum": 0.1})) is not None
+    fill(cell, [point(2, 0.4)], source="a")
+    assert found(replace(cell, settings={**cell.settings, "server-momentum": 0.1})) is None
