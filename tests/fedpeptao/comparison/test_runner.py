@@ -79,16 +79,20 @@ def test_without_cells_nothing_is_started(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_no_cell_outlives_a_runner_that_is_told_to_stop(tmp_path: Path, number: signal.Signals) -> None:
     script = (
-        "import sys; from pathlib import Path; from tests.fedpeptao.comparison.test_runner import cells, run_cells, work; "
+        "import signal, sys; from pathlib import Path; signal.signal(signal.SIGHUP, signal.SIG_DFL); "  # nohup ignores it
+        "from tests.fedpeptao.comparison.test_runner import cells, run_cells, work; "
         "run_cells(cells(Path(sys.argv[1]), 'waits', 'waits'), work, 2, heavy=())"
     )
     root = Path(__file__).parents[3]
-    runner = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], cwd=root)
-    while len(begun := [path for path in tmp_path.glob("*.jsonl") if path.stat().st_size]) < 2:
-        assert runner.poll() is None
-        time.sleep(0.05)
-    pids = [int(path.read_text(encoding="utf8")) for path in begun]
-    runner.send_signal(number)
-    assert runner.wait(timeout=60) == 128 + number
+    with subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], cwd=root) as runner:
+        try:
+            while len(begun := [path for path in tmp_path.glob("*.jsonl") if path.stat().st_size]) < 2:
+                assert runner.poll() is None
+                time.sleep(0.05)
+            pids = [int(path.read_text(encoding="utf8")) for path in begun]
+            runner.send_signal(number)
+            assert runner.wait(timeout=30) == 128 + number
+        finally:
+            runner.kill()
     assert [pid for pid in pids if psutil.pid_exists(pid)] == []
     assert list(tmp_path.glob("*.log")) == []
