@@ -63,7 +63,7 @@ def ask(
 
 
 def socket_path(states: Path, run: int, owner: Owner, application: Path) -> Path:
-    """Where the worker of this run listens: the name begins with its owner, so that it can be told when nobody will again."""
+    """Where the worker of this run listens. The name begins with its owner, so that others can tell when that is gone."""
     facts = hashlib.sha256(json.dumps([run, str(application), sys.executable]).encode()).hexdigest()[:24]
     return states / FOLDER / f"{owner.pid}-{owner.started}-{facts}.sock"
 

@@ -27,8 +27,9 @@ def add_compare(subparsers: Any) -> None:
     parser.add_argument("--tasks", nargs="+", metavar="TASK", help="run only these tasks")
     parser.add_argument("--seeds", nargs="+", type=int, metavar="N", help="run only these seeds")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="cells at a time (default: 1)")
-    parser.add_argument("--list", action="store_true", help="say which cells there are and which would run, and stop")
-    parser.add_argument("--tables", action="store_true", help="make the tables of what is there; run nothing")
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument("--list", action="store_true", help="say which cells there are and which would run, and stop")
+    instead.add_argument("--tables", action="store_true", help="make the tables of all that is there, and run nothing")
     parser.set_defaults(work=_compare)
 
 
@@ -81,7 +82,7 @@ def _missing(wanted: Sequence[Cell], taking_over: bool) -> list[Cell]:
             continue
         if taking_over:
             if path := taken_over(cell, source):
-                print(f"{cell.path.stem} is that of {path.parent.name}", flush=True)
+                print(f"{cell.path.stem} is {path.parent.name}/{path.stem}", flush=True)
                 continue
             check_located(cell)
         missing.append(cell)

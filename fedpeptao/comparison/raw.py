@@ -138,8 +138,11 @@ def taken_over(cell: Cell, source: str | None) -> Path | None:
 
 @lru_cache(maxsize=4096)
 def _known(path: Path, changed: int, source: str | None) -> str:
-    """The identity of what a raw file holds; "" of one that would not do. changed: when it was, in ns."""
-    made = read_raw(path).made
+    """The identity of what a raw file holds; "" of one that would not do, or is none. changed: when it was, in ns."""
+    try:
+        made = read_raw(path).made
+    except ValueError:  # a grid whose own it is says so
+        return ""
     return _identity(made) if made["figures"] == FIGURES and source in (None, made["source"]) else ""
 
 

@@ -56,29 +56,36 @@ def run_cells(
     context.set_forkserver_preload(list(heavy))
     waiting, running, failed = list(cells), list[Running](), list[Cell]()
     begun = time.monotonic()
-    with _left_by_signals():
-        try:
-            while waiting or running:
-                while waiting and len(running) < jobs:
-                    running.append(_start(context, work, waiting.pop(0)))
-                wait([one.process.sentinel for one in running])
-                for ended in [one for one in running if one.process.exitcode is not None]:
-                    running.remove(ended)
-                    failed += [ended.cell] if ended.process.exitcode else []
-                    done = len(cells) - len(waiting) - len(running)
-                    left = (time.monotonic() - begun) / done * (len(cells) - done)
-                    tell(f"{done} of {len(cells)}  {_outcome(ended)}  (about {_minutes(left)} left)")
-        finally:
-            for one in running:
-                one.process.terminate()
-                one.process.join()
-                one.log.unlink(missing_ok=True)
+    with _left_by_signals(), _outlived_by_none(running):
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                running.append(_start(context, work, waiting.pop(0)))
+            wait([one.process.sentinel for one in running])
+            for ended in [one for one in running if one.process.exitcode is not None]:
+                running.remove(ended)
+                failed += [ended.cell] if ended.process.exitcode else []
+                done = len(cells) - len(waiting) - len(running)
+                left = (time.monotonic() - begun) / done * (len(cells) - done)
+                tell(f"{done} of {len(cells)}  {_outcome(ended)}  (about {_minutes(left)} left)")
     return failed
 
 
 @contextmanager
+def _outlived_by_none(running: list[Running]) -> Iterator[None]:
+    """Whoever is in the list at the end is ended; all are told first, so that a second Ctrl-C while they end leaves none."""
+    try:
+        yield
+    finally:
+        for one in running:
+            one.process.terminate()
+        for one in running:
+            one.process.join()
+            one.log.unlink(missing_ok=True)
+
+
+@contextmanager
 def _left_by_signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP end this as Ctrl-C does, by an exception: no cell outlives it."""
+    """SIGTERM and SIGHUP end this as Ctrl-C does, by an exception."""
 
     def leave(number: int, frame: FrameType | None) -> None:
         raise SystemExit(128 + number)

@@ -91,6 +91,16 @@ def test_the_same_cell_under_another_name_is_copied_under_its_own(cell: Cell) ->
     assert replace(copied, made={**copied.made, "method": "theirs"}) == there
 
 
+def test_other_files_beside_a_grid_are_none_of_its_cells(cell: Cell) -> None:
+    stranger = cell.path.parent.parent / "a-run" / "metrics.jsonl"
+    stranger.parent.mkdir(parents=True)
+    stranger.write_text('{"round": 1}\n', encoding="utf8")
+    assert taken_over(cell, "a") is None
+    other = replace(cell, path=stranger.parent.parent / "z" / "theirs-seed0.jsonl")
+    fill(other, [point(2, 0.4)], source="a")
+    assert taken_over(cell, "a") == other.path
+
+
 def test_a_setting_without_effect_makes_no_other_cell(cell: Cell) -> None:
     """beta, where the server keeps no momentum; and where it does."""
     plain = replace(cell, settings={**cell.settings, "server-optimizer": "none"})
