@@ -7,7 +7,7 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 PYTHON ?= python3.11
 VENV ?= .venv
 ARGS ?=
-GRIDS ?= tuning main rivals ablation parts fibecfed
+GRIDS ?= tuning main rivals ablation parts momentum fibecfed
 ALGORITHM ?= fedpeptao
 BIN = $(VENV)/bin
 
@@ -26,7 +26,7 @@ docker-demo: ## the same with a server and three nodes in containers, TLS and ke
 	@exec docker/demo.sh
 
 ceiling: venv-demo ## train centrally with as many optimiser steps, for comparison (ARGS: of fedpeptao ceiling)
-	@exec $(BIN)/fedpeptao ceiling $(ARGS)
+	@exec $(BIN)/fedpeptao ceiling --run-config 'learning-rate=0.01' $(ARGS)
 
 compare: venv-demo ## run the grids of docs/RESULTS.md and make its tables (GRIDS; ARGS: of fedpeptao compare)
 	@failed=0; for grid in $(GRIDS); do $(BIN)/fedpeptao compare results/compare/$$grid.yaml $(ARGS) || failed=1; done; exit $$failed

@@ -9,4 +9,5 @@ PUBLISHED: dict[str, Scalar] = {
     "label-prior": "none",
     "learning-rate": 0.01,
     "own-learning-rate": 1.0,
+    "server-momentum": 0.9,
 }
