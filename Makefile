@@ -25,7 +25,7 @@ demo: venv-demo ## run FedPepTAO on the embedded data with the packaged model (A
 docker-demo: ## the same with a server and three nodes in containers, TLS and keys (variables: docker/demo.sh)
 	@exec docker/demo.sh
 
-ceiling: venv-demo ## train centrally with as many optimiser steps, for comparison (ARGS: of fedpeptao ceiling)
+ceiling: venv-demo ## train centrally with as many optimiser steps, at a rate that suits that (ARGS: of fedpeptao ceiling)
 	@exec $(BIN)/fedpeptao ceiling --run-config 'learning-rate=0.01' $(ARGS)
 
 compare: venv-demo ## run the grids of docs/RESULTS.md and make its tables (GRIDS; ARGS: of fedpeptao compare)

@@ -8,14 +8,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from client_app.batching import stacked, whole_epochs
+from client_app.alone import ditto, in_training, trained_alone
+from client_app.batching import stacked
 from client_app.layer_scores import layer_scores
 from client_app.local_update import Adam, DeviceOptimizer, LocalResult, Moments, Pull, local_update
 from client_app.optimizers import device_optimizer
@@ -23,16 +23,14 @@ from client_app.slower import Slower
 from client_app.sparse import Sparse
 from client_app.start import Start, shard_of, start, travelling, travelling_layout
 from client_app.state import DITTO, LOG_PRIOR, ClientState, StateStore
-from client_app.work import moving, work_of
+from client_app.work import work_of
 from data.batches import Encoded, joined
 from federation import resources
 from federation.channels import make_channels
-from federation.evaluation import Counts, count, losses_on, stack_losses_on
+from federation.evaluation import Counts, count, stack_losses_on
 from federation.messages import Ask, EvaluateReply, Evaluation, RollCallReply, TrainReply
 from federation.metrics import ACCURACY
-from federation.randomness import torch_seed
 from federation.settings import Settings
-from models.tuned_model import TunedModel
 
 
 def clients_of_node(clients: int, node: int, nodes: int) -> list[int]:
@@ -122,7 +120,7 @@ def train_together(
     places = [one.places.to(device) for one in work if one.places is not None]
     priors = [one.log_prior for one in begun if one.log_prior is not None]
     losses = stack_losses_on(model, joined(shards), ask.labels, layout, torch.cat(priors) if priors else None)
-    with _in_training(settings, model, clients[0], ask.round):
+    with in_training(settings, model, clients[0], ask.round):
         result = local_update(
             torch.stack([one.row for one in begun]).to(device),
             stacked([one.batches for one in work], shards),
@@ -133,7 +131,7 @@ def train_together(
             _pull(settings, ask, first.shared),
             active=len,
         )
-        second = _ditto(settings, ask, begun, stacked([one.batches for one in work], shards), losses)
+        second = ditto(settings, ask, begun, stacked([one.batches for one in work], shards), losses)
     moments = optimizer.moments if isinstance(optimizer, Adam) and not settings.local.restart_moments else None
     return [
         _finish(settings, ask, client, one, remembered.memory, evaluation, result, place, moments, second, store)
@@ -205,35 +203,10 @@ def evaluate(settings: Settings, ask: Ask, client: int, accepted: int, store: St
     begun = start(settings, ask, client, accepted, store, commit=False)
     train_shard, validation_shard = shard_of(settings, client)
     if settings.local.final_local_epochs and ask.round == settings.federation.rounds:
-        begun = replace(begun, personal=_trained_alone(settings, ask, client, begun, train_shard))
+        begun = replace(begun, personal=trained_alone(settings, ask, client, begun, train_shard))
         kept = ClientState(ask.round + 1, ask.epoch, begun.layout.unflatten(begun.personal) | _kept_prior(begun))
         store.keep(client, kept)
     return EvaluateReply(client, ask.round, "", _evaluate(settings, begun, validation_shard, ask.labels, True))
-
-
-def _trained_alone(settings: Settings, ask: Ask, client: int, begun: Start, shard: Encoded) -> Tensor:
-    """All that the client trains [R], after its final local epochs; uncorrected, with moments that start anew."""
-    model, after = begun.model, ask.round + 1
-    with _in_training(settings, model, client, after):
-        result = local_update(
-            begun.personal[None].to(model.backbone.device),
-            whole_epochs(settings, shard, client, after, settings.local.final_local_epochs),
-            losses_on(model, shard, ask.labels, begun.layout, begun.log_prior),
-            _moving_alone(settings, [begun], device_optimizer(settings, ask, (), model.backbone.device)),
-        )
-    return result.rows[0].cpu()
-
-
-@contextmanager
-def _in_training(settings: Settings, model: TunedModel, client: int, round_number: int) -> Iterator[None]:
-    """Dropout, where there is any, from (seed, client, round)."""
-    torch.manual_seed(torch_seed(settings.federation.seed, "dropout", client, round_number))
-    model.backbone.train(True)
-    try:
-        yield
-    finally:
-        model.backbone.train(False)
-        model.unbind()
 
 
 def _staying(settings: Settings, begun: Start, ask: Ask, row: Tensor) -> dict[str, Tensor]:
@@ -247,37 +220,6 @@ def _staying(settings: Settings, begun: Start, ask: Ask, row: Tensor) -> dict[st
 def _kept_prior(begun: Start) -> dict[str, Tensor]:
     """For whoever uses the client's model without its data."""
     return {} if begun.log_prior is None else {LOG_PRIOR: begun.log_prior[0].cpu()}
-
-
-def _ditto(
-    settings: Settings,
-    ask: Ask,
-    begun: Sequence[Start],
-    batches: Iterator[list[list[int]]],
-    losses: Callable[[Tensor, list[list[int]]], Tensor],
-) -> Tensor | None:
-    """Each client's personal model [C, R] after the same batches, pulled towards the shared one (Ditto, arXiv 2012.04221).
-
-    v_i <- v_i - eta ( grad f_i(v_i) + lambda (v_i - x) )
-    """
-    if not settings.personal.ditto:
-        return None
-    first, device = begun[0], begun[0].model.backbone.device
-    centre = torch.stack([one.row for one in begun]).to(device)
-    optimizer = _moving_alone(
-        settings, begun, device_optimizer(settings, replace(ask, second_moments=None), (), device)
-    )
-    pull = Pull(settings.personal.ditto, first.shared, centre)
-    rows = torch.stack([one.personal for one in begun]).to(device)
-    return local_update(rows, batches, losses, optimizer, pull=pull, active=len).rows
-
-
-def _moving_alone(settings: Settings, begun: Sequence[Start], optimizer: DeviceOptimizer) -> DeviceOptimizer:
-    """The optimiser on what training may move at all."""
-    layout, places = begun[0].layout, moving(settings, begun[0].layout)
-    if places is None:
-        return optimizer
-    return Sparse(optimizer, [places.to(begun[0].model.backbone.device)] * len(begun), layout.size)
 
 
 def _in_part(settings: Settings, optimizer: DeviceOptimizer, places: Sequence[Tensor], begun: Start) -> DeviceOptimizer:

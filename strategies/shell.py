@@ -1,12 +1,12 @@
-"""The Flower Strategy: decode replies, call the equations, encode messages. The only file here that knows Flower.
+"""The Flower Strategy: decode replies, call the equations, encode messages. With `collecting` the only file here that knows Flower.
 
 Its state is one explicit attribute; who is asked in a round follows from the seed and the round alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from logging import INFO, WARNING
+from collections.abc import Iterable, Iterator, Sequence
+from logging import INFO
 from typing import Any
 
 import torch
@@ -18,8 +18,7 @@ from torch import Tensor
 
 from federation import records
 from federation.channels import Channels
-from federation.grids import Exchange, one_line
-from federation.limits import check_size, most_bytes
+from federation.grids import Exchange
 from federation.messages import (
     CURVATURE,
     EVALUATE,
@@ -28,17 +27,15 @@ from federation.messages import (
     Ask,
     CurvatureReply,
     EvaluateReply,
-    MessageError,
     TrainReply,
 )
 from federation.randomness import generator
 from strategies.agreement import counts_objection, objection, update_norm
+from strategies.collecting import Read, Reply, in_order
 from strategies.fedpeptao import Algorithm, State, Update
 from strategies.roster import Cohort, Outcome, Roster
 from strategies.selection import sample_clients
 from strategies.standing import Standing
-
-Reply = TrainReply | EvaluateReply | CurvatureReply
 
 
 class PromptStrategy(Strategy):
@@ -118,7 +115,7 @@ class PromptStrategy(Strategy):
         """
         outcome = Outcome(asked=self.sampled(server_round, attempt))
         total, losses, norms = self.algorithm.begin(self.state), 0.0, []
-        for reply in self._in_order(exchanges, server_round, outcome, self._read_train, self.roster.per_round):
+        for reply in self._collected(exchanges, server_round, outcome, self._read_train, self.roster.per_round):
             assert reply.delta is not None
             update = Update(
                 reply.client, reply.examples, reply.steps, reply.delta, reply.control_round, reply.second_moments
@@ -141,7 +138,7 @@ class PromptStrategy(Strategy):
     def close_evaluation(self, exchanges: Iterable[Exchange]) -> Outcome:
         """Collects all clients' counts."""
         outcome = Outcome(asked=self.clients)
-        for reply in self._in_order(exchanges, self.state.round, outcome, self._read_evaluation):
+        for reply in self._collected(exchanges, self.state.round, outcome, self._read_evaluation):
             outcome.evaluations[reply.client] = reply.evaluation
         self.standing = self.standing.counting(outcome.refused)
         return outcome
@@ -155,7 +152,7 @@ class PromptStrategy(Strategy):
     def close_curvature(self, exchanges: Iterable[Exchange]) -> tuple[Outcome, list[CurvatureReply]]:
         """What became of it, and the answers in the order of clients."""
         outcome = Outcome(asked=self.last_accepted())
-        return outcome, list(self._in_order(exchanges, self.state.round, outcome, self._read_curvature))
+        return outcome, list(self._collected(exchanges, self.state.round, outcome, self._read_curvature))
 
     def last_accepted(self) -> list[int]:
         """The clients whose reply to the last round was accepted, ascending."""
@@ -256,6 +253,16 @@ class PromptStrategy(Strategy):
 
     # -- replies ----------------------------------------------------------------------------------------
 
+    def _collected(
+        self,
+        exchanges: Iterable[Exchange],
+        server_round: int,
+        outcome: Outcome,
+        read: Read,
+        enough: int | None = None,
+    ) -> Iterator[Any]:
+        return in_order(exchanges, server_round, outcome, self.roster, self.layout, read, enough)
+
     def _read_train(self, exchange: Exchange) -> Sequence[Reply]:
         replies = records.decode_train_replies(exchange.reply.content, self.channels, self.roster.confusion_classes)
         return [self._as_agreed(reply) for reply in replies]
@@ -277,77 +284,6 @@ class PromptStrategy(Strategy):
     def _counts_as_agreed(self, reply: EvaluateReply) -> EvaluateReply:
         why = "" if reply.fault else counts_objection(reply.client, reply.evaluation, self.roster)
         return EvaluateReply(reply.client, reply.round, fault=REFUSED + why) if why else reply
-
-    def _in_order(
-        self,
-        exchanges: Iterable[Exchange],
-        server_round: int,
-        outcome: Outcome,
-        read: Callable[[Exchange], Sequence[Reply]],
-        enough: int | None = None,
-    ) -> Iterator[Any]:
-        """Good replies in the order of `outcome.asked`, as soon as those before them are there; notes who else did what.
-
-        Held back are only replies that came before their turn. With `enough` good ones nobody is waited for any more.
-        """
-        early: dict[int, Reply] = {}
-        answered: set[int] = set()
-        turn = iter(outcome.asked)
-        due = next(turn, None)
-        for exchange in exchanges:
-            for reply in self._answers(exchange, outcome, read, answered):
-                if reply.client in answered or not self._expected(reply.client, exchange.node, outcome):
-                    outcome.dropped[reply.client] += 1
-                    log(WARNING, "a reply for client %d from node %d is dropped", reply.client, exchange.node)
-                    continue
-                answered.add(reply.client)
-                other = "" if reply.round == server_round else f"{REFUSED}it answers round {reply.round}"
-                why = other or reply.fault
-                if why:
-                    outcome.failed[reply.client] = one_line(why)
-                else:
-                    early[reply.client] = reply
-            while due is not None and (due in early or due in outcome.failed):
-                if due in early:
-                    outcome.accepted.append(due)
-                    yield early.pop(due)
-                due = next(turn, None)
-            if enough is not None and len(outcome.accepted) + len(early) >= enough:
-                break
-        for client in outcome.asked:
-            if client in early:
-                outcome.accepted.append(client)
-                yield early.pop(client)
-        done = {*outcome.accepted, *outcome.failed}
-        outcome.missing = [client for client in outcome.asked if client not in done]
-
-    def _answers(
-        self,
-        exchange: Exchange,
-        outcome: Outcome,
-        read: Callable[[Exchange], Sequence[Reply]],
-        answered: set[int],
-    ) -> Sequence[Reply]:
-        """The replies in a message; one that is an error, or cannot be read, fails all its clients that are still waited for."""
-        reply = exchange.reply
-        asked = {client for client in outcome.asked if self.roster.nodes.get(client) == exchange.node}
-        try:
-            if not reply.has_error():
-                check_size(reply.content, self._most_bytes(len(asked)))
-                return read(exchange)
-            why = f"node error {reply.error.code}: {exchange.why}"
-        except MessageError as error:
-            why = one_line(f"{REFUSED}{error}")
-        here = asked - answered
-        answered |= here
-        outcome.failed.update(dict.fromkeys(sorted(here), why))
-        return []
-
-    def _most_bytes(self, clients: int) -> int:
-        return most_bytes(self.roster.message_mb, clients, self.layout, clients, len(self.roster.labels))
-
-    def _expected(self, client: int, node: int, outcome: Outcome) -> bool:
-        return client in outcome.asked and self.roster.nodes.get(client) == node
 
 
 def _went_on(accepted: int, found: int) -> str:

@@ -16,7 +16,7 @@ from fedpeptao.comparison.rates import best, candidate_figures
 from fedpeptao.comparison.raw import found
 from fedpeptao.comparison.statistics import FEWEST_SEEDS
 from fedpeptao.comparison.table_text import MISSING, markdown
-from fedpeptao.comparison.tables import equal_bytes, equal_rounds, to_target
+from fedpeptao.comparison.tables import equal_bytes, equal_rounds, last_evaluations, to_target
 from fedpeptao.errors import InputError
 
 
@@ -80,7 +80,7 @@ def _places(grid: ComparisonGrid, report: Report) -> Iterator[str]:
         yield f"### {heading}"
         yield f"{_figures(place)} {_seeds(place, report)} {_differences(place, grid, report)}"
         yield from [choice(place, report)] if report.choice else []
-        yield from (equal_rounds(place, report), equal_bytes(place, report), to_target(place, report))
+        yield from (table(place, report) for table in (equal_rounds, last_evaluations, equal_bytes, to_target))
         name = "-".join(
             ["compare", grid.path.stem, *([place.task] if place.task else []), f"alpha{place.alpha or 0:g}"]
         )

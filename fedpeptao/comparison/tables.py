@@ -17,6 +17,8 @@ from fedpeptao.comparison.table_text import MISSING, markdown, number, percent, 
 
 SHARES = {"1/4": 0.25, "1/2": 0.5, "all": 1.0}
 """Of what the reference method spends."""
+LAST = 5
+"""Evaluations at the end of a run whose mean says more than its last one."""
 COMMONEST = "each client's commonest label"
 MEASURES: dict[str, Callable[[Point], float | None]] = {
     "rounds": lambda point: point.round,
@@ -51,6 +53,23 @@ def equal_rounds(place: Place, report: Report) -> str:
                 number(sent) if method.role == "method" else "",
             ]
         )
+    return markdown(head, rows)
+
+
+def last_evaluations(place: Place, report: Report) -> str:
+    """Means over the last evaluations of each run, and how far those swing: the last round alone may be a lucky one."""
+    head = [f"over the last {LAST} evaluations"]
+    head += [f"{what}{column}" for what in ("personalised", "test set") for column in ("", " to reference", " swing")]
+    reference = next(method for method in place.methods if method.name == report.reference)
+    rows = [[COMMONEST, percent(place.commonest()), *[""] * 5]]
+    for method in place.methods:
+        cells = [title(place, method)]
+        for figure in (personalised, global_test):
+            own, theirs = (_lately(place, one, figure) for one in (method, reference))
+            paired = {seed: row for seed, row in own.items() if seed in theirs}
+            ahead = _ahead(paired, theirs) if method != reference else ""
+            cells += [percent([_mean(row) for row in own.values()]), ahead, _swing(own)]
+        rows.append(cells)
     return markdown(head, rows)
 
 
@@ -111,6 +130,22 @@ def readings(
         for seed, budget in budgets.items()
         if seed in runs
     }
+
+
+def _lately(place: Place, method: Method, figure: Figure) -> dict[int, list[float | None]]:
+    """Seed -> the figure of its last evaluations within the grid's rounds; of a floor or the ceiling the very last."""
+    runs = place.of(method.name)
+    if method.role != "method":
+        return {seed: [figure(one.last)] for seed, one in runs.items()}
+    within = {seed: [point for point in one.points if point.round <= place.rounds] for seed, one in runs.items()}
+    return {seed: [figure(point) for point in several[-LAST:]] for seed, several in within.items()}
+
+
+def _swing(rows: Mapping[int, Sequence[float | None]]) -> str:
+    """Standard deviation along each run's last evaluations, its mean over seeds; nothing of single ones."""
+    there = [[value for value in row if value is not None] for row in rows.values()]
+    swings = [statistics.stdev(row) for row in there if len(row) > 1]
+    return percent([statistics.fmean(swings)]) if swings else ""
 
 
 def _compared(place: Place, method: str, report: Report, figure: Figure) -> str:

@@ -16,7 +16,7 @@ from fedpeptao.comparison.places import Place, difference, global_test, load_pla
 from fedpeptao.comparison.raw import FAILED
 from fedpeptao.comparison.statistics import Interval
 from fedpeptao.comparison.table_text import number, percent, points
-from fedpeptao.comparison.tables import equal_bytes, equal_rounds, to_target
+from fedpeptao.comparison.tables import equal_bytes, equal_rounds, last_evaluations, to_target
 from fedpeptao.errors import InputError
 from tests.fedpeptao.comparison.made_up import fill, point, write_yaml
 
@@ -84,6 +84,22 @@ def test_equal_rounds(three: ComparisonGrid) -> None:
     assert found["Reference"] == ["80.0 ± 0.0", "", "70.0 ± 0.0", "60.0 ± 0.0", "", "40.0 ± 0.0"]
     assert found["Alone"][0] == "35.0 ± 0.0"
     assert (found["Alone"][-1], found["Pooled"][-1]) == ("", "")  # their bytes are no part of the comparison
+
+
+def test_the_last_evaluations(three: ComparisonGrid) -> None:
+    """Of .2, .4, .6, .8 the mean is .5 and the standard deviation .2582; of seven evaluations the last five count."""
+    found = rows(last_evaluations, three)
+    assert found["Reference"] == ["50.0 ± 0.0", "", "25.8", "30.0 ± 0.0", "", "25.8"]
+    assert found["Ours"] == ["61.0 ± 1.0", "+11.0 [+8.5, +13.5]", "25.8", "41.0 ± 1.0", "+11.0 [+8.5, +13.5]", "25.8"]
+    assert found["Alone"][:3] == ["35.0 ± 0.0", "-15.0 [-15.0, -15.0]", ""]  # one evaluation does not swing
+    assert found["each client's commonest label"] == ["25.0 ± 0.0", *[""] * 5]
+    for seed in (0, 1, 2):
+        fill(three.cell("alone", "t", 0.3, seed), [point(0, 0.2), point(1, 0.45)])
+        fill(three.cell("ours", "t", 0.3, seed), [point(n, 0.1 * n, n * MB) for n in (1, 2, 3, 5, 6, 7, 8, 40)])
+    assert rows(last_evaluations, three)["Ours"][:3] == ["58.0 ± 0.0", "+8.0 [+8.0, +8.0]", "19.2"]  # .3 .5 .6 .7 .8
+    assert rows(last_evaluations, three)["Alone"][0] == "45.0 ± 0.0"  # a floor's local epochs come after all rounds
+    three.cell("reference", "t", 0.3, 2).path.unlink()
+    assert rows(last_evaluations, three)["Ours"][1] == "+8.0"  # of two seeds
 
 
 def test_equal_bytes(three: ComparisonGrid) -> None:
@@ -171,7 +187,7 @@ def test_seeds_that_are_missing_or_failed_are_named(three: ComparisonGrid) -> No
     fill(three.cell("pooled", "t", 0.3, 2), [], status=FAILED, why="diverged")
     for seed in (0, 1, 2):
         three.cell("alone", "t", 0.3, seed).path.unlink()
-    for table in (equal_rounds, equal_bytes, to_target):
+    for table in (equal_rounds, last_evaluations, equal_bytes, to_target):
         found = rows(table, three)
         assert "Ours (2 of 3 seeds)" in found
         assert "Pooled (2 of 3 seeds, 1 could not go on)" in found
