@@ -1,4 +1,4 @@
-"""The Flower Strategy: decode replies, call the equations, encode messages. With `collecting` the only file here that knows Flower.
+"""The Flower Strategy: decode replies, call the equations, encode messages. It and `collecting` alone know Flower here.
 
 Its state is one explicit attribute; who is asked in a round follows from the seed and the round alone.
 """
