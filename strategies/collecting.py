@@ -30,6 +30,15 @@ def in_order(
     """Good replies in the order of `outcome.asked`, as soon as those before them are there; notes who else did what.
 
     Held back are only replies that came before their turn. With `enough` good ones nobody is waited for any more.
+
+    Args:
+        exchanges: messages, in the order of their arrival.
+        server_round: the round that they have to answer.
+        outcome: who was asked; accepted, failed, missing and dropped are written into it.
+        roster: whose clients live where, and how large a message may be.
+        layout: of the parameters that travel.
+        read: the replies in a message; raises MessageError where they cannot be read.
+        enough: good replies after which the round closes; None: all are waited for.
     """
     early: dict[int, Reply] = {}
     answered: set[int] = set()
