@@ -6,13 +6,13 @@ Neither travels, so neither is corrected for drift, and Adam's moments start ane
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from client_app.batching import whole_epochs
+from client_app.dropout import in_training
 from client_app.local_update import DeviceOptimizer, Pull, local_update
 from client_app.optimizers import device_optimizer
 from client_app.sparse import Sparse
@@ -21,9 +21,7 @@ from client_app.work import moving
 from data.batches import Encoded
 from federation.evaluation import losses_on
 from federation.messages import Ask
-from federation.randomness import torch_seed
 from federation.settings import Settings
-from models.tuned_model import TunedModel
 
 
 def trained_alone(settings: Settings, ask: Ask, client: int, begun: Start, shard: Encoded) -> Tensor:
@@ -66,15 +64,3 @@ def _moving(settings: Settings, begun: Sequence[Start], optimizer: DeviceOptimiz
     if places is None:
         return optimizer
     return Sparse(optimizer, [places.to(begun[0].model.backbone.device)] * len(begun), layout.size)
-
-
-@contextmanager
-def in_training(settings: Settings, model: TunedModel, client: int, round_number: int) -> Iterator[None]:
-    """Dropout, where there is any, from (seed, client, round)."""
-    torch.manual_seed(torch_seed(settings.federation.seed, "dropout", client, round_number))
-    model.backbone.train(True)
-    try:
-        yield
-    finally:
-        model.backbone.train(False)
-        model.unbind()

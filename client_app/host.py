@@ -14,8 +14,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from client_app.alone import ditto, in_training, trained_alone
+from client_app.alone import ditto, trained_alone
 from client_app.batching import stacked
+from client_app.dropout import in_training
 from client_app.layer_scores import layer_scores
 from client_app.local_update import Adam, DeviceOptimizer, LocalResult, Moments, Pull, local_update
 from client_app.optimizers import device_optimizer

@@ -14,20 +14,16 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from client_app.app import app
 from experiments.machine import RESULTS, facts, write
+from experiments.one_run import one_run
 from experiments.published import PUBLISHED
-from federation.grids import InProcessGrid
-from federation.settings import Scalar, defaults, parse
-from server_app.run import run
-from server_app.run_folder import read_history
+from federation.settings import Scalar
 
 MODULE = "experiments.codec"
 Row = dict[str, Any]
@@ -72,10 +68,8 @@ def _cell(arguments: argparse.Namespace, folder: Path, method: str, own: Mapping
         return
     given: dict[str, Scalar] = {"task": arguments.task, "dataset": arguments.dataset, "test": arguments.test}
     given |= {**PUBLISHED, "train-examples": arguments.train_examples, "test-every": 0, "seed": seed, **own}
-    with tempfile.TemporaryDirectory() as scratch:
-        flat = {**defaults(), **given, "runs-dir": scratch, "run-name": "cell"}
-        summary = run(InProcessGrid(app, flat, int(flat["clients"])), parse(flat))
-        lines = [line for line in read_history(Path(scratch) / "cell") if line["round"]]
+    summary, history = one_run(given)
+    lines = [line for line in history if line["round"]]
     final = {**summary["final"], "global_accuracy": lines[-1]["global_accuracy"]}
     made = {**facts(MODULE), "method": method, "settings": {**given, **_file_names(given)}}
     made["command"] = f"python -m {MODULE}"

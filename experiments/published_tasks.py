@@ -11,19 +11,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from client_app.app import app
 from experiments.machine import RESULTS, facts, write
+from experiments.one_run import one_run
 from experiments.published import PUBLISHED
 from federation import resources
-from federation.grids import InProcessGrid
 from federation.settings import Scalar, defaults, parse
-from server_app.run import run
-from server_app.run_folder import read_history
 
 MODULE = "experiments.published_tasks"
 TASKS = ("sst2", "mr", "mrpc", "rte", "cola")
@@ -46,24 +42,23 @@ def measure(task: str, folder: Path, seed: int, kept: Mapping[str, Any]) -> dict
     path = RESULTS / "tasks" / f"{task}-seed{seed}.json"
     found: dict[str, Any] = {**facts(MODULE), "task": task, "seed": seed, "base": BASE, "methods": {}}
     for method, own in METHODS.items():
-        changed: dict[str, Scalar] = {**BASE, **own, "task": task, "seed": seed}
-        files = {"dataset": str(folder / f"{task}.train.jsonl"), "test": str(folder / f"{task}.dev.jsonl")}
-        flat = {**defaults(), **changed, **files}
-        sha256 = resources.splits(parse(flat)).sha256
+        files: dict[str, Scalar] = {
+            "dataset": str(folder / f"{task}.train.jsonl"),
+            "test": str(folder / f"{task}.dev.jsonl"),
+        }
+        changed = {**BASE, **own, "task": task, "seed": seed, **files}
+        sha256 = resources.splits(parse({**defaults(), **changed})).sha256
         before = kept.get("methods", {}).get(method)
         if before is None or (before["settings"], before["sha256"]) != (own, sha256):
             print(f"{task}, {method}, seed {seed}", flush=True)
-            before = {"settings": own, "sha256": sha256, **_run(flat)}
+            before = {"settings": own, "sha256": sha256, **_run(changed)}
         found["methods"][method] = before
         write(path, found)
     return found
 
 
-def _run(flat: dict[str, Scalar]) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory() as scratch:
-        told = {**flat, "runs-dir": scratch, "run-name": "run"}
-        summary = run(InProcessGrid(app, told, nodes=int(flat["clients"])), parse(told))
-        lines = read_history(Path(scratch) / "run")
+def _run(changed: Mapping[str, Scalar]) -> dict[str, Any]:
+    summary, lines = one_run(changed)
     final = {key: value for key, value in summary["final"].items() if key != "per_client"}
     return {
         "metric": summary["metric"],

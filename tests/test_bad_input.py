@@ -9,12 +9,10 @@ from typing import Any
 import pytest
 from transformers import AlbertConfig, AutoModelForSequenceClassification, DistilBertConfig
 
-from federation.grids import InProcessGrid
-from federation.settings import parse
 from fedpeptao.errors import InputError
 from models.random_models import random_tokenizer
-from server_app.run import run
-from tests.small_runs import Flat, Watched, examples, write_jsonl
+from tests.refusals import refused_run
+from tests.small_runs import Flat, examples, write_jsonl
 
 MakeFlat = Callable[..., Flat]
 Rows = list[dict[str, Any]]
@@ -28,16 +26,6 @@ def file(tmp_path: Path) -> Callable[..., str]:
         return str(write_jsonl(tmp_path / name, change([dict(row) for row in examples(100)])))
 
     return write
-
-
-def refusal(flat: Flat) -> InputError:
-    """What the run ends with; nobody was asked anything."""
-    watched = Watched()
-    with pytest.raises(InputError) as caught:
-        run(InProcessGrid(watched, flat, 2), parse(flat))
-    assert watched.passed == []
-    assert not Path(str(flat["runs-dir"])).exists()
-    return caught.value
 
 
 def names(error: InputError, key: str, value: object, problem: str) -> None:
@@ -86,15 +74,11 @@ def names(error: InputError, key: str, value: object, problem: str) -> None:
     ],
 )
 def test_a_wrong_setting(make_flat: MakeFlat, key: str, value: Any, problem: str, mend: str) -> None:
-    flat = {**make_flat(), key: value}
-    watched = Watched()
-    with pytest.raises(InputError) as caught:
-        run(InProcessGrid(watched, flat, 2), parse(flat))
-    assert watched.passed == []
-    assert caught.value.key == key
-    assert caught.value.value is value or caught.value.value == value
-    assert problem in caught.value.problem
-    assert mend in caught.value.mend
+    error = refused_run({**make_flat(), key: value})
+    assert error.key == key
+    assert error.value is value or error.value == value
+    assert problem in error.problem
+    assert mend in error.mend
 
 
 def without(column: str) -> Callable[[Rows], Rows]:
@@ -125,19 +109,19 @@ def test_a_wrong_data_file(
     path = file(change)
     flat = make_flat(dataset=path)
     value = {"text-column": "text", "label-column": "label", "clients": 5}.get(key, path)
-    names(refusal(flat), key, value, problem)
+    names(refused_run(flat), key, value, problem)
 
 
 def test_a_line_that_is_no_json(make_flat: MakeFlat, file: Callable[..., str]) -> None:
     path = file()
     Path(path).write_text("text,label\nhello,a\n", encoding="utf8")
-    names(refusal(make_flat(dataset=path)), "dataset", path, "line 1 is not JSON")
+    names(refused_run(make_flat(dataset=path)), "dataset", path, "line 1 is not JSON")
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])
 def test_a_label_that_training_does_not_have(make_flat: MakeFlat, file: Callable[..., str], split: str) -> None:
     path = file(at_row(5, label="minerals"), f"{split}.jsonl")
-    names(refusal(make_flat(**{split: path})), split, path, "labels that training does not have: minerals")
+    names(refused_run(make_flat(**{split: path})), split, path, "labels that training does not have: minerals")
 
 
 @pytest.mark.parametrize("given", ["stable,critical,gone", "critical,dead,gone"])
@@ -147,7 +131,7 @@ def test_a_label_that_the_task_does_not_know(
     task = tmp_path / "triage.yaml"
     task.write_text("labels: [stable, critical]\n", encoding="utf8")
     path = file(lambda rows: [{**row, "label": ("stable", "critical")[i % 2]} for i, row in enumerate(rows)])
-    error = refusal(make_flat(task=str(task), dataset=path, labels=given))
+    error = refused_run(make_flat(task=str(task), dataset=path, labels=given))
     names(error, "labels", given, "the task triage does not know")
     assert error.problem.endswith("know gone" if "stable" in given else "know dead, gone")
     assert error.mend == "Its labels are stable, critical"
@@ -156,12 +140,12 @@ def test_a_label_that_the_task_does_not_know(
 @pytest.mark.parametrize("split", ["validation", "test"])
 def test_a_missing_file_beside_a_good_one(make_flat: MakeFlat, tmp_path: Path, split: str) -> None:
     path = str(tmp_path / "absent.jsonl")
-    names(refusal(make_flat(**{split: path})), split, path, "no such file")
+    names(refused_run(make_flat(**{split: path})), split, path, "no such file")
 
 
 def test_a_text_longer_than_the_positions_where_none_may_be_cut(make_flat: MakeFlat, file: Callable[..., str]) -> None:
     path = file(at_row(7, text="cat " * 200))
-    error = refusal(make_flat(dataset=path, max_length=0))
+    error = refused_run(make_flat(dataset=path, max_length=0))
     names(error, "max-length", 0, "tokens, and the model has room for 509 beside the prompt")
     assert "509" in error.mend
 
@@ -174,7 +158,7 @@ def test_a_model_that_fails_the_probe(make_flat: MakeFlat, tmp_path: Path) -> No
     folder = tmp_path / "albert"
     AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
     random_tokenizer("bert").save_pretrained(folder)
-    error = refusal(make_flat(model=str(folder)))
+    error = refused_run(make_flat(model=str(folder)))
     names(error, "model", str(folder), "layers share one attention module")
     assert "BERT, RoBERTa, GPT-2 or Llama" in error.mend
 
@@ -183,30 +167,27 @@ def test_a_head_that_the_model_cannot_have(make_flat: MakeFlat, tmp_path: Path) 
     config = DistilBertConfig(vocab_size=300, dim=32, n_layers=2, n_heads=4, hidden_dim=64)
     AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
     random_tokenizer("bert").save_pretrained(tmp_path)
-    error = refusal(make_flat(model=str(tmp_path)))
+    error = refused_run(make_flat(model=str(tmp_path)))
     names(error, "head", "linear", "several parts (pre_classifier, classifier)")
     assert 'head = "model"' in error.mend
 
 
 def test_a_language_models_head_without_label_words(make_flat: MakeFlat) -> None:
-    names(refusal(make_flat(model="random:bert", head="masked-lm")), "head", "masked-lm", "no label words")
+    names(refused_run(make_flat(model="random:bert", head="masked-lm")), "head", "masked-lm", "no label words")
 
 
 def test_quantisation_without_its_library(make_flat: MakeFlat, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("models.quantisation.find_spec", lambda name: None)
-    error = refusal(make_flat(model="all-MiniLM-L6-v2", quantisation="int4"))
+    error = refused_run(make_flat(model="all-MiniLM-L6-v2", quantisation="int4"))
     names(error, "quantisation", "int4", "bitsandbytes is not installed")
 
 
 def test_a_model_without_its_weights(make_flat: MakeFlat, tmp_path: Path) -> None:
     folder = tmp_path / "hollow"
     DistilBertConfig().save_pretrained(folder)
-    names(refusal(make_flat(model=str(folder))), "model", str(folder), "could not be loaded")
+    names(refused_run(make_flat(model=str(folder))), "model", str(folder), "could not be loaded")
 
 
 def test_a_runs_folder_that_cannot_be_written(make_flat: MakeFlat, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", encoding="utf8")
-    watched, flat = Watched(), make_flat(runs_dir=str(tmp_path / "file" / "runs"))
-    with pytest.raises(InputError) as caught:
-        run(InProcessGrid(watched, flat, 2), parse(flat))
-    assert (caught.value.key, watched.passed) == ("runs-dir", [])
+    assert refused_run(make_flat(runs_dir=str(tmp_path / "file" / "runs"))).key == "runs-dir"

@@ -15,11 +15,8 @@ from datasets import ClassLabel, Dataset, DatasetDict
 from data.partition import partition
 from data.sources import Splits, load_splits
 from federation import resources
-from federation.grids import InProcessGrid
-from federation.settings import parse
-from fedpeptao.errors import InputError
-from server_app.run import run
-from tests.small_runs import Flat, Watched, examples, go, write_jsonl
+from tests.refusals import refused_run
+from tests.small_runs import Flat, examples, go, write_jsonl
 
 MakeFlat = Callable[..., Flat]
 Rows = list[dict[str, Any]]
@@ -140,16 +137,6 @@ def at_row(number: int, **change: Any) -> Callable[[Rows], Rows]:
     return lambda rows: [{**row, **(change if i == number else {})} for i, row in enumerate(rows)]
 
 
-def refusal(flat: Flat) -> InputError:
-    """What the run ends with; nobody was asked anything."""
-    watched = Watched()
-    with pytest.raises(InputError) as caught:
-        run(InProcessGrid(watched, flat, 2), parse(flat))
-    assert watched.passed == []
-    assert caught.value.mend
-    return caught.value
-
-
 @pytest.mark.parametrize(
     ("change", "name", "key", "problem"),
     [
@@ -165,7 +152,7 @@ def refusal(flat: Flat) -> InputError:
 def test_a_file_that_makes_no_clients(
     by_hospital: MakeFlat, file: Callable[..., str], change: Callable[[Rows], Rows], name: str, key: str, problem: str
 ) -> None:
-    error = refusal(by_hospital(dataset=file(change, name)))
+    error = refused_run(by_hospital(dataset=file(change, name)))
     assert error.key == key
     assert problem in error.problem
 
@@ -181,7 +168,7 @@ def test_a_file_that_makes_no_clients(
 def test_a_validation_file_has_the_same_clients(
     by_hospital: MakeFlat, file: Callable[..., str], change: Callable[[Rows], Rows], key: str, problem: str
 ) -> None:
-    error = refusal(by_hospital(dataset=file(), validation=file(change, "other.jsonl")))
+    error = refused_run(by_hospital(dataset=file(), validation=file(change, "other.jsonl")))
     assert error.key == key
     assert problem in error.problem
 
@@ -209,13 +196,11 @@ def test_files_for_all_three(file: Callable[..., str]) -> None:
 def test_settings_that_make_no_clients(
     by_hospital: MakeFlat, file: Callable[..., str], overrides: dict[str, Any], key: str, problem: str
 ) -> None:
-    flat = by_hospital(**{"dataset": file(), **overrides})
-    with pytest.raises(InputError) as caught:
-        run(InProcessGrid(Watched(), flat, 2), parse(flat))
-    assert caught.value.key == key
-    assert problem in caught.value.problem
+    error = refused_run(by_hospital(**{"dataset": file(), **overrides}))
+    assert error.key == key
+    assert problem in error.problem
     if key == "clients":
-        assert "Set it to 3" in caught.value.mend
+        assert "Set it to 3" in error.mend
 
 
 def test_a_hubs_test_split_needs_no_column(monkeypatch: pytest.MonkeyPatch) -> None:
