@@ -5,8 +5,9 @@ from __future__ import annotations
 from fedpeptao.comparison.grid import Report
 from fedpeptao.comparison.methods import Method
 from fedpeptao.comparison.places import Figure, Place, personalised
+from fedpeptao.comparison.readings import SHARES, within_shares
 from fedpeptao.comparison.table_text import MISSING, markdown, number, percent
-from fedpeptao.comparison.tables import SHARES, readings, title
+from fedpeptao.comparison.tables import title
 
 SPENT: dict[str, tuple[str, Figure]] = {
     "bytes": ("MB", lambda point: point.sent),
@@ -33,7 +34,7 @@ def choice(place: Place, report: Report) -> str:
 def _within(place: Place, method: Method, report: Report, spent: Figure) -> list[str]:
     costs = {seed: spent(point) for seed, point in place.closing(report.reference).items()}
     budgets = {seed: cost for seed, cost in costs.items() if cost is not None}
-    own = readings(place, method, budgets, personalised, spent)
+    own = within_shares(place, method, budgets, personalised, spent)
     return [
         percent([row[column] for row in own.values()], "not yet") if own else MISSING for column in range(len(SHARES))
     ]

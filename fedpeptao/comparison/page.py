@@ -11,6 +11,7 @@ from federation.metrics import NAMES
 from fedpeptao.comparison.choice import choice
 from fedpeptao.comparison.curves import draw
 from fedpeptao.comparison.grid import ComparisonGrid, Report
+from fedpeptao.comparison.overview import overview
 from fedpeptao.comparison.places import Place, load_places
 from fedpeptao.comparison.rates import best, candidate_figures
 from fedpeptao.comparison.raw import found
@@ -70,14 +71,14 @@ def rates_table(grid: ComparisonGrid) -> str:
 
 
 def _places(grid: ComparisonGrid, report: Report) -> Iterator[str]:
-    waiting = []
-    for place in load_places(grid):
-        skew = "" if place.alpha is None else f", alpha {place.alpha:g}"
-        heading = f"{place.task or grid.path.stem}{skew}"
-        if not place.of(report.reference):  # nothing to compare with
-            waiting.append(heading)
-            continue
-        yield f"### {heading}"
+    places = load_places(grid)
+    compared = [place for place in places if place.of(report.reference)]
+    if len(compared) > 1:
+        yield "### Side by side"
+        yield "Means over seeds; in brackets the mean paired difference to the reference. The tables further down have intervals."
+        yield overview({_heading(grid, place): place for place in compared}, report)
+    for place in compared:
+        yield f"### {_heading(grid, place)}"
         yield f"{_figures(place)} {_seeds(place, report)} {_differences(place, grid, report)}"
         yield from [choice(place, report)] if report.choice else []
         yield from (table(place, report) for table in (equal_rounds, last_evaluations, equal_bytes, to_target))
@@ -86,9 +87,14 @@ def _places(grid: ComparisonGrid, report: Report) -> Iterator[str]:
         )
         picture = Path("images") / f"{name}.svg"
         if draw(place, report.page.parent / picture):
-            yield f"![{place.task}{skew}: personalised figure by round and by traffic]({picture.as_posix()})"
-    if waiting:
+            yield f"![{_heading(grid, place)}: personalised figure by round and by traffic]({picture.as_posix()})"
+    if waiting := [_heading(grid, place) for place in places if place not in compared]:
         yield f"Without a run of the reference so far, and so without tables: {'; '.join(waiting)}."
+
+
+def _heading(grid: ComparisonGrid, place: Place) -> str:
+    skew = "" if place.alpha is None else f", alpha {place.alpha:g}"
+    return f"{place.task or grid.path.stem}{skew}"
 
 
 def _figures(place: Place) -> str:

@@ -6,19 +6,16 @@ Floors and the ceiling stand in each table with their last evaluation, whatever 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from fedpeptao.comparison.grid import Report
 from fedpeptao.comparison.methods import Method
 from fedpeptao.comparison.places import Figure, Place, difference, global_test, personalised, shared
-from fedpeptao.comparison.raw import Point, Result
-from fedpeptao.comparison.statistics import FEWEST_SEEDS, at_most, first_reaching, t_interval
+from fedpeptao.comparison.raw import Point
+from fedpeptao.comparison.readings import LAST, SHARES, Readings, lately, mean_of, within_bytes
+from fedpeptao.comparison.statistics import FEWEST_SEEDS, first_reaching, t_interval
 from fedpeptao.comparison.table_text import MISSING, markdown, number, percent, points
 
-SHARES = {"1/4": 0.25, "1/2": 0.5, "all": 1.0}
-"""Of what the reference method spends."""
-LAST = 5
-"""Evaluations at the end of a run whose mean says more than its last one."""
 COMMONEST = "each client's commonest label"
 MEASURES: dict[str, Callable[[Point], float | None]] = {
     "rounds": lambda point: point.round,
@@ -65,10 +62,10 @@ def last_evaluations(place: Place, report: Report) -> str:
     for method in place.methods:
         cells = [title(place, method)]
         for figure in (personalised, global_test):
-            own, theirs = (_lately(place, one, figure) for one in (method, reference))
+            own, theirs = (lately(place, one, report, figure) for one in (method, reference))
             paired = {seed: row for seed, row in own.items() if seed in theirs}
             ahead = _ahead(paired, theirs) if method != reference else ""
-            cells += [percent([_mean(row) for row in own.values()]), ahead, _swing(own)]
+            cells += [percent([mean_of(row) for row in own.values()]), ahead, _swing(own)]
         rows.append(cells)
     return markdown(head, rows)
 
@@ -77,17 +74,16 @@ def equal_bytes(place: Place, report: Report) -> str:
     """The last evaluation within shares of the reference's bytes, seed by seed; their mean, compared with the reference's."""
     head = ["within the reference's bytes"]
     head += [f"{what} {share}" for what in ("personalised", "test set") for share in (*SHARES, "mean", "to reference")]
-    budgets = {seed: point.sent for seed, point in place.closing(report.reference).items()}
     floor = percent(place.commonest())
     rows = [[COMMONEST, *[floor] * (len(SHARES) + 1), *[""] * (len(SHARES) + 3)]]
     reference = next(method for method in place.methods if method.name == report.reference)
     for method in place.methods:
         cells = [title(place, method)]
         for figure in (personalised, global_test):
-            own = readings(place, method, budgets, figure)
+            own = within_bytes(place, method, report, figure)
             cells += [percent([row[column] for row in own.values()], "not yet") for column in range(len(SHARES))]
-            cells.append(percent([_mean(row) for row in own.values()]))
-            cells.append(_ahead(own, readings(place, reference, budgets, figure)) if method != reference else "")
+            cells.append(percent([mean_of(row) for row in own.values()]))
+            cells.append(_ahead(own, within_bytes(place, reference, report, figure)) if method != reference else "")
         rows.append(cells)
     return markdown(head, rows)
 
@@ -115,33 +111,7 @@ def title(place: Place, method: Method) -> str:
     return f"{method.title or method.name}{f' ({gaps})' if gaps else ''}"
 
 
-def readings(
-    place: Place, method: Method, budgets: Mapping[int, float], figure: Figure, spent: Figure = lambda point: point.sent
-) -> dict[int, list[float | None]]:
-    """Seed -> the figure within each share of the seed's budget of what is spent, bytes by default; None before the first."""
-
-    def within(run: Result, limit: float) -> float | None:
-        point = run.last if method.role != "method" else at_most(run.points, spent, limit)
-        return None if point is None else figure(point)
-
-    runs = place.of(method.name)
-    return {
-        seed: [within(runs[seed], share * budget) for share in SHARES.values()]
-        for seed, budget in budgets.items()
-        if seed in runs
-    }
-
-
-def _lately(place: Place, method: Method, figure: Figure) -> dict[int, list[float | None]]:
-    """Seed -> the figure of its last evaluations within the grid's rounds; of a floor or the ceiling the very last."""
-    runs = place.of(method.name)
-    if method.role != "method":
-        return {seed: [figure(one.last)] for seed, one in runs.items()}
-    within = {seed: [point for point in one.points if point.round <= place.rounds] for seed, one in runs.items()}
-    return {seed: [figure(point) for point in several[-LAST:]] for seed, several in within.items()}
-
-
-def _swing(rows: Mapping[int, Sequence[float | None]]) -> str:
+def _swing(rows: Readings) -> str:
     """Standard deviation along each run's last evaluations, its mean over seeds; nothing of single ones."""
     there = [[value for value in row if value is not None] for row in rows.values()]
     swings = [statistics.stdev(row) for row in there if len(row) > 1]
@@ -152,19 +122,13 @@ def _compared(place: Place, method: str, report: Report, figure: Figure) -> str:
     return "" if method == report.reference else points(difference(place, method, report.reference, figure))
 
 
-def _ahead(own: dict[int, list[float | None]], theirs: dict[int, list[float | None]]) -> str:
+def _ahead(own: Readings, theirs: Readings) -> str:
     """Mean over seeds of the difference of the shares' means, with its t interval where there are seeds enough."""
-    ways = [(_mean(row), _mean(theirs[seed])) for seed, row in own.items()]
+    ways = [(mean_of(row), mean_of(theirs[seed])) for seed, row in own.items()]
     found = [one - other for one, other in ways if one is not None and other is not None]
     if len(found) >= FEWEST_SEEDS:
         return points(t_interval(found))
     return points(statistics.fmean(found)) if found else ""
-
-
-def _mean(row: Sequence[float | None]) -> float | None:
-    """None where one is missing."""
-    there = [value for value in row if value is not None]
-    return statistics.fmean(there) if len(there) == len(row) else None
 
 
 def _until(reached: Sequence[Point | None], measure: Callable[[Point], float | None]) -> str:

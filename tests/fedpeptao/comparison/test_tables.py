@@ -11,6 +11,7 @@ import pytest
 from fedpeptao.comparison.choice import choice
 from fedpeptao.comparison.grid import ComparisonGrid, Report
 from fedpeptao.comparison.grid_files import read_grid
+from fedpeptao.comparison.overview import overview
 from fedpeptao.comparison.page import write_page
 from fedpeptao.comparison.places import Place, difference, global_test, load_places, personalised, shared
 from fedpeptao.comparison.raw import FAILED
@@ -70,8 +71,13 @@ def three(tmp_path: Path) -> ComparisonGrid:
 def rows(table: Callable[[Place, Report], str], grid: ComparisonGrid) -> dict[str, list[str]]:
     (place,) = load_places(grid)
     assert grid.report is not None
-    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table(place, grid.report).splitlines()]
-    return {line[0]: line[1:] for line in lines}
+    return cells(table(place, grid.report))
+
+
+def cells(table: str) -> dict[str, list[str]]:
+    """The cells of each row by its first."""
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+    return {line[0]: line[1:] for line in lines if line[0] != "---"}
 
 
 def test_equal_rounds(three: ComparisonGrid) -> None:
@@ -116,6 +122,48 @@ def test_equal_bytes(three: ComparisonGrid) -> None:
     assert found["each client's commonest label"][:4] == ["25.0 ± 0.0"] * 4
 
 
+def test_places_side_by_side(tmp_path: Path) -> None:
+    """A second place, where ours is 14 points ahead with one of three seeds, and nothing else but the reference is there."""
+    grid = make(tmp_path, [0, 1, 2], tasks={"t": {}, "u": {}})
+    for seed in (0, 1, 2):
+        fill_seed(grid, seed, 0.01 * seed)
+    assert grid.report is not None
+    write_page(grid, grid.report)
+    assert "Side by side" not in grid.report.page.read_text(
+        encoding="utf8"
+    )  # one place has a reference: nothing to set beside
+    for seed in (0, 1, 2):
+        fill(grid.cell("reference", "u", 0.3, seed), [point(n, 0.1 * n, n * 5 * MB) for n in (2, 4, 6, 8)])
+    fill(grid.cell("ours", "u", 0.3, 1), [point(n, 0.1 * n + 0.14, n * 5 * MB // 2) for n in (2, 4, 6, 8)])
+    first, within, test, lately = overview({place.task: place for place in load_places(grid)}, grid.report).split(
+        "\n\n"
+    )
+    assert cells(first) == {
+        "personalised, at equal rounds": ["t", "u"],
+        "each client's commonest label": ["25.0", "25.0"],
+        "Alone": ["35.0 (-45.0)", ""],
+        "Reference": ["80.0", "80.0"],
+        "Ours": ["91.0 (+11.0)", "94.0 (+14.0), 1 of 3 seeds"],
+        "Pooled": ["95.0 (+15.0)", ""],
+    }
+    assert cells(within)["Ours"] == ["77.7 (+31.0)", "80.7 (+34.0), 1 of 3 seeds"]  # as in test_equal_bytes
+    assert cells(test)["Ours"] == ["71.0 (+11.0)", "74.0 (+14.0), 1 of 3 seeds"]
+    assert cells(lately)["Reference"] == ["30.0", "30.0"]  # as in test_the_last_evaluations
+    assert "each client's commonest label" not in cells(test)
+    write_page(grid, grid.report)
+    text = grid.report.page.read_text(encoding="utf8")
+    assert text.index("### Side by side") < text.index("| 91.0 (+11.0) |") < text.index("### t, alpha 0.3")
+
+
+def test_a_reading_that_one_seed_lacks_gives_no_mean_side_by_side(three: ComparisonGrid) -> None:
+    """Within a quarter of the reference's bytes a run that begins with more has nothing."""
+    fill(three.cell("ours", "t", 0.3, 1), [point(8, 0.9, 20 * MB)])
+    (place,) = load_places(three)
+    assert three.report is not None
+    _, within, *_ = overview({"t": place}, three.report).split("\n\n")
+    assert cells(within).get("Ours") is None
+
+
 def test_which_to_choose_when(tmp_path: Path) -> None:
     """Ours needs half the bytes and, from here on, twice the seconds.
 
@@ -130,7 +178,7 @@ def test_which_to_choose_when(tmp_path: Path) -> None:
     assert next(iter(found.values()))[-2:] == ["MB", "seconds"]
     assert found["Reference"] == ["20.0", "40.0", "80.0", "20.0", "40.0", "80.0", "40.0", "80.0"]
     assert found["Ours"] == ["50.0", "90.0", "90.0", "not yet", "30.0", "50.0", "20.0", "160"]
-    assert set(found) == {"personalised, within the reference's", "Reference", "Ours", "---"}
+    assert set(found) == {"personalised, within the reference's", "Reference", "Ours"}
     assert grid.report is not None
     write_page(grid, grid.report)
     assert "personalised, within the reference's" in grid.report.page.read_text(encoding="utf8")

@@ -1,0 +1,65 @@
+"""What a row of a table reads from a method's runs: at equal rounds, at the end of a run, within equal bytes.
+
+Floors and the ceiling are read at their last evaluation, whatever they sent and when.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+
+from fedpeptao.comparison.grid import Report
+from fedpeptao.comparison.methods import Method
+from fedpeptao.comparison.places import Figure, Place
+from fedpeptao.comparison.raw import Result
+from fedpeptao.comparison.statistics import at_most
+
+SHARES = {"1/4": 0.25, "1/2": 0.5, "all": 1.0}
+"""Of what the reference method spends."""
+LAST = 5
+"""Evaluations at the end of a run whose mean says more than its last one."""
+Readings = dict[int, list[float | None]]
+"""Seed -> what one row of a table reads from the run with that seed; None where there is none."""
+
+
+def at_equal_rounds(place: Place, method: Method, report: Report, figure: Figure) -> Readings:
+    """The figure after the grid's rounds."""
+    return {seed: [figure(point)] for seed, point in place.closing(method.name).items()}
+
+
+def lately(place: Place, method: Method, report: Report, figure: Figure) -> Readings:
+    """The figure of its last evaluations within the grid's rounds; of a floor or the ceiling the very last."""
+    runs = place.of(method.name)
+    if method.role != "method":
+        return {seed: [figure(one.last)] for seed, one in runs.items()}
+    within = {seed: [point for point in one.points if point.round <= place.rounds] for seed, one in runs.items()}
+    return {seed: [figure(point) for point in several[-LAST:]] for seed, several in within.items()}
+
+
+def within_bytes(place: Place, method: Method, report: Report, figure: Figure) -> Readings:
+    """The figure within each share of the reference's bytes, training only, up and down."""
+    budgets = {seed: point.sent for seed, point in place.closing(report.reference).items()}
+    return within_shares(place, method, budgets, figure)
+
+
+def within_shares(
+    place: Place, method: Method, budgets: Mapping[int, float], figure: Figure, spent: Figure = lambda point: point.sent
+) -> Readings:
+    """The figure within each share of the seed's budget of what is spent, bytes by default; None before the first."""
+
+    def within(run: Result, limit: float) -> float | None:
+        point = run.last if method.role != "method" else at_most(run.points, spent, limit)
+        return None if point is None else figure(point)
+
+    runs = place.of(method.name)
+    return {
+        seed: [within(runs[seed], share * budget) for share in SHARES.values()]
+        for seed, budget in budgets.items()
+        if seed in runs
+    }
+
+
+def mean_of(row: Sequence[float | None]) -> float | None:
+    """None where one is missing."""
+    there = [value for value in row if value is not None]
+    return statistics.fmean(there) if len(there) == len(row) else None
