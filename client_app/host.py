@@ -52,7 +52,7 @@ def roll_call(settings: Settings, client: int, score: bool) -> RollCallReply:
         labels=sorted(set(train.labels)),
         commonest=list(validation.labels).count(commonest_label(settings, train.labels)),
         data=resources.data_name(settings),
-        model=resources.model_name(settings),
+        model=resources.frozen_name(settings),
         scores=layer_scores(settings, client, train) if score else [],
     )
 
@@ -73,10 +73,10 @@ def _moments(begun: Sequence[Start], device: torch.device) -> Moments | None:
 
 
 def fingerprint(settings: Settings, layers: tuple[int, ...], labels: Sequence[str]) -> str:
-    """Of all that a client's state fits whatever S is: model, data, shapes of what is tuned, classes and head."""
+    """Of all that a client's state fits whatever S is: model, mixed prompts, data, shapes of what is tuned, classes and head."""
     entries = resources.tuned(settings, layers, labels).layout.entries
     facts = [
-        resources.backbone(settings).fingerprint,
+        resources.frozen(settings),
         resources.splits(settings).sha256,
         sorted({(entry.name.split(".")[0], entry.shape) for entry in entries if entry.layer is not None}),
         list(labels),

@@ -46,7 +46,7 @@ class RollCallReply:
         labels: those it has seen.
         commonest: of its evaluation examples, how many have the label that is the commonest in its training examples.
         data: sha256 over the data set, or "own data".
-        model: the beginning of the frozen model's fingerprint: a name or a path says little of what lies there.
+        model: the beginnings of the fingerprints of what is frozen: a name or a path says little of what lies there.
         scores: zeta_i per layer; empty if it has fewer than a batch of different examples, or was not asked.
         fault: what is wrong with it; "" if nothing.
     """

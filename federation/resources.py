@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -9,6 +10,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 from datasets import Dataset
+from torch import Tensor
 
 from data import own, partition
 from data.batches import Encoded, encode
@@ -111,9 +113,20 @@ def data_name(settings: Settings) -> str:
     return own.OWN_DATA if settings.federation.own_data else splits(settings).sha256
 
 
-def model_name(settings: Settings) -> str:
-    """What both ends have to hold alike: the beginning of the model's fingerprint."""
-    return backbone(settings).fingerprint[:_TOLD]
+def frozen(settings: Settings) -> str:
+    """Fingerprint of the model; behind a plus that of the prompts that are mixed, where some are."""
+    model = backbone(settings)
+    if not (mixed := _mixed_prompts(settings.model, model.embedding_size)):
+        return model.fingerprint
+    digest = hashlib.sha256()
+    for source in mixed:
+        digest.update(source.numpy().tobytes())
+    return f"{model.fingerprint}+{digest.hexdigest()}"
+
+
+def frozen_name(settings: Settings) -> str:
+    """What both ends have to hold alike: the beginnings of these fingerprints."""
+    return "+".join(part[:_TOLD] for part in frozen(settings).split("+"))
 
 
 def tokenised(settings: Settings) -> Tokenised:
@@ -192,13 +205,19 @@ def _tuned(
     return found
 
 
+@lru_cache(maxsize=1)
+def _mixed_prompts(model: ModelSettings, width: int) -> tuple[Tensor, ...]:
+    """Earlier runs' prompts, each [N_p, d] float32; () where none are mixed."""
+    return prompt_sources.load(model, width) if model.tuned == "mixed-prompts" else ()
+
+
 def _options(model: ModelSettings, loaded: Backbone) -> Options:
     return Options(
         prompt_tokens=model.prompt_tokens,
         prompt_init=model.prompt_init,
         prompt_layer=model.prompt_layer,
         bottleneck=model.bottleneck,
-        sources=prompt_sources.load(model, loaded.embedding_size) if model.tuned == "mixed-prompts" else (),
+        sources=_mixed_prompts(model, loaded.embedding_size),
         lora_rank=model.lora_rank,
         lora_alpha=model.lora_alpha,
         lora_targets=model.target_names,

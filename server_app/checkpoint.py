@@ -53,7 +53,7 @@ class Identity:
 
     Attributes:
         settings: the whole flat run-config.
-        model: fingerprint of the backbone.
+        model: fingerprints of what is frozen (`federation.resources.frozen`).
         data: sha256 over the data set.
         clients: client -> (n_i, K_i), from the roll call.
     """
@@ -173,7 +173,8 @@ def check_identity(was: Identity, now: Identity, resumed: Path) -> None:
             raise _differs(resumed, f"the run began with {key} = {before!r}, and now it is {value!r}")
     if unknown := sorted(set(was.settings) - set(now.settings)):
         raise _differs(resumed, f"the run began with {unknown[0]}, which this version does not know")
-    for what, before, value in (("model", was.model, now.model), ("data set", was.data, now.data)):
+    frozen = zip(("model", "prompt that is mixed"), was.model.split("+"), now.model.split("+"), strict=False)
+    for what, before, value in (*frozen, ("data set", was.data, now.data)):
         if before != value:
             raise _differs(resumed, f"the {what} is another one (fingerprint {before[:8]}, now {value[:8]})")
     for client, (examples, steps) in sorted(was.clients.items()):

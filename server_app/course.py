@@ -186,7 +186,7 @@ def begin(grid: RecordingGrid, settings: Settings, folder: RunFolder) -> Course:
     """
     splits, backbone = resources.splits(settings), resources.backbone(settings)
     checkpoints = Checkpoints(folder.path, settings.run.checkpoints)
-    now = Identity(settings.flat(), backbone.fingerprint, splits.sha256, {})
+    now = Identity(settings.flat(), resources.frozen(settings), splits.sha256, {})
     kept = checkpoints.latest() if settings.run.resume else None
     if kept is None:
         data = {

@@ -194,10 +194,15 @@ def read(exchange: Exchange, settings: Settings) -> list[RollCallReply]:
 
 
 def differing(settings: Settings, reply: RollCallReply) -> str:
-    """The setting under which a client holds something else than the server: dataset, model; "" if there is none."""
+    """The setting under which a client holds something else than the server: dataset, model, prompt-sources; "": none."""
     if reply.data != resources.data_name(settings):
         return "dataset"
-    return "" if reply.model == resources.model_name(settings) else "model"
+    (model, _, mixed), (own_model, _, own_mixed) = (
+        name.partition("+") for name in (reply.model, resources.frozen_name(settings))
+    )
+    if model != own_model:
+        return "model"
+    return "" if mixed == own_mixed else "prompt-sources"
 
 
 def _check_numbers(reply: RollCallReply, settings: Settings) -> None:

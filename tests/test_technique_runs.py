@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from flwr.app import Context, Message
 
+from client_app.app import app
 from federation import resources
 from federation.settings import parse
 from fedpeptao.errors import InputError
@@ -157,6 +160,33 @@ def test_sources_that_do_not_fit_are_refused(
     assert "it is damaged" in told(str(damaged))
     error = refusal(make_flat(**{**given, "prompt_sources": good, "prompt_tokens": 4}))
     assert "its prompt has shape (3, 32), not (4, 32)" in str(error)
+
+
+def test_a_node_with_other_prompts_in_the_same_place_stops_the_run_before_training(
+    make_flat: MakeFlat, sources: dict[str, str], tmp_path: Path
+) -> None:
+    given = settings_of("mixed-prompts", MODELS[0], sources)
+    first, second = (Path(folder) for folder in given.pop("prompt_sources").split(","))
+    here = shutil.copytree(first, tmp_path / "mixed")
+
+    def lies_here(run: Path) -> None:
+        resources._mixed_prompts.cache_clear()
+        shutil.copy(run / "parameters.safetensors", here / "parameters.safetensors")
+
+    def elsewhere(message: Message, context: Context) -> Message | None:
+        """The second node reads the second run where all others read the first."""
+        if context.node_id != 1001:
+            return None
+        lies_here(second)
+        reply = app(message, context)
+        lies_here(first)
+        return reply
+
+    watched = Watched(elsewhere)
+    with pytest.raises(InputError, match="client 1 holds another version of it than the server") as caught:
+        go(make_flat(**given, prompt_sources=str(here)), client_app=watched, nodes=2)
+    assert (caught.value.key, caught.value.value) == ("prompt-sources", str(here))
+    assert not watched.of("train")
 
 
 @pytest.mark.parametrize("technique", WHOLE)

@@ -179,6 +179,14 @@ def test_another_model_data_set_or_client_is_named(now: Identity, named: str) ->
         check_identity(WHO, now, Path("/run"))
 
 
+def test_other_prompts_that_are_mixed_are_named() -> None:
+    """And a checkpoint that says nothing of them, an earlier version's, goes on."""
+    mixing, other = (Identity(defaults(), f"model+{what}", "data", {}) for what in ("these", "those"))
+    with pytest.raises(InputError, match=r"the prompt that is mixed is another one \(fingerprint these, now those\)"):
+        check_identity(mixing, other, Path("/run"))
+    check_identity(WHO, other, Path("/run"))
+
+
 def test_a_setting_that_came_later_was_at_its_default() -> None:
     older = {key: value for key, value in defaults().items() if key != "alpha"}
     check_identity(Identity(older, "model", "data", {}), WHO, Path("/run"))
