@@ -12,7 +12,8 @@ from fedpeptao.errors import InputError
 from models.export import load_named
 from models.input_prompts import NAME
 
-_SETTINGS, _PARAMETERS = "settings.json", "parameters.safetensors"  # of a run's folder
+PARTS = _SETTINGS, _PARAMETERS = "settings.json", "parameters.safetensors"
+"""What is read of a run's folder."""
 
 
 def load(model: ModelSettings, width: int) -> tuple[Tensor, ...]:

@@ -21,6 +21,7 @@ from client_app.app import app
 from federation.grids import ClientCall, InProcessGrid
 from federation.metrics import ACCURACY, figure_key, metric_of
 from federation.settings import Scalar, parse
+from fedpeptao.comparison.earlier_runs import earlier_run
 from fedpeptao.comparison.grid import Cell
 from fedpeptao.comparison.raw import COMPLETED, FAILED, FIGURES, Point, Result, write_raw
 from fedpeptao.comparison.sources import content_sha256, located, mixing
@@ -68,9 +69,12 @@ def run_cell(cell: Cell) -> None:
     """
     watch = Stopwatch(app)
     with tempfile.TemporaryDirectory() as scratch:
-        for name, settings in cell.prompt_sources.items():
-            _run({**located(settings), "runs-dir": scratch, "run-name": name}, app)
-        told = {**located(cell.settings), **mixing(cell, Path(scratch)), "runs-dir": scratch, "run-name": "cell"}
+        grids = cell.path.parent.parent
+        earlier = [
+            earlier_run(settings, code_sha256(), grids, lambda told: _run(told, app))
+            for settings in cell.prompt_sources.values()
+        ]
+        told = {**located(cell.settings), **mixing(earlier), "runs-dir": scratch, "run-name": "cell"}
         folder, why = Path(scratch) / "cell", None
         began, spent = time.perf_counter(), time.process_time()
         try:

@@ -118,7 +118,7 @@ class ComparisonGrid:
         placed: dict[str, Scalar] = {"seed": seed}
         placed |= {} if skew is None else {"alpha": skew}
         placed |= {} if rate is None else {"learning-rate": rate}
-        mixed = {name: {**self.base, **own, "seed": seed} for name, own in row.prompt_sources.items()}
+        mixed = {name: {**self.base, "seed": seed, **own} for name, own in row.prompt_sources.items()}
         placed |= {"prompt-sources": ",".join(mixed)} if mixed else {}
         settings = {**self.base, **self.tasks[task], **row.settings, **placed}
         parts = [method, *([task] if task else []), *([] if skew is None else [f"alpha{skew:g}"]), f"seed{seed}"]

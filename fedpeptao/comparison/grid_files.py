@@ -41,7 +41,7 @@ def read_grid(path: Path) -> ComparisonGrid:
         rate = method.rates[0] if method.rates else None
         for task in grid.tasks:
             cell = grid.cell(method.name, task, next(iter(grid.seeds)), 0, rate)
-            parse({**in_folder(cell.settings, Path("/")), **mixing(cell, Path("/"))})
+            parse({**in_folder(cell.settings, Path("/")), **mixing(Path("/", name) for name in cell.prompt_sources)})
             for settings in cell.prompt_sources.values():
                 parse(in_folder(settings, Path("/")))
     return grid

@@ -30,8 +30,8 @@ class Method:
         rate_of: the method whose chosen rate this one takes; "": none.
         role: floors and ceilings stand in every table with their last evaluation, whatever they sent and when.
         skewed: False where alpha makes no difference (all data in one place): one cell serves all skews.
-        prompt_sources: name -> settings, on top of the grid's, of the runs whose prompts this method mixes; each of its cells
-            runs them first.
+        prompt_sources: name -> settings, on top of the grid's, of the runs whose prompts this method mixes: trained once for
+            all cells that want the same ones (fedpeptao/comparison/earlier_runs.py).
     """
 
     name: str

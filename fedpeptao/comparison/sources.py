@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 
@@ -46,12 +46,13 @@ def located(settings: Mapping[str, Scalar]) -> dict[str, Scalar]:
 def content_sha256(cell: Cell) -> str | None:
     """Of all that the rows are made from: the files' bytes, or the embedded data's rows; None where a file is out of reach."""
     if not cell.prompt_sources:
-        return _content(cell.settings)
-    parts = [_content(settings) for settings in (cell.settings, *cell.prompt_sources.values())]
+        return run_content_sha256(cell.settings)
+    parts = [run_content_sha256(settings) for settings in (cell.settings, *cell.prompt_sources.values())]
     return None if None in parts else hashlib.sha256("".join(map(str, parts)).encode()).hexdigest()
 
 
-def _content(settings: Mapping[str, Scalar]) -> str | None:
+def run_content_sha256(settings: Mapping[str, Scalar]) -> str | None:
+    """Of all that a run's rows are made from; None where a file is out of reach."""
     try:
         told = located(settings)
     except InputError:
@@ -67,10 +68,10 @@ def in_folder(settings: Mapping[str, Scalar], folder: Path) -> dict[str, Scalar]
     return {**settings, **{key: str(folder / name) for key, name in _files(settings).items()}}
 
 
-def mixing(cell: Cell, folder: Path) -> dict[str, Scalar]:
-    """The setting that names the runs whose prompts a cell mixes, as those of a folder, there or not; {} if it mixes none."""
-    folders = [str(folder / name) for name in cell.prompt_sources]
-    return {"prompt-sources": ",".join(folders)} if folders else {}
+def mixing(runs: Iterable[Path]) -> dict[str, Scalar]:
+    """The setting that names the folders of the runs whose prompts a cell mixes, there or not; {} if it mixes none."""
+    folders = ",".join(map(str, runs))
+    return {"prompt-sources": folders} if folders else {}
 
 
 def _files(settings: Mapping[str, Scalar]) -> dict[str, str]:

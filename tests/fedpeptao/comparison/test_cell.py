@@ -12,13 +12,17 @@ from typing import Any
 import pytest
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
-from federation.settings import defaults
+from client_app.app import app
+from federation.grids import InProcessGrid
+from federation.settings import Scalar, defaults, parse
 from fedpeptao.comparison import cell as module
 from fedpeptao.comparison.cell import Stopwatch, evaluations, run_cell, side_by_side
+from fedpeptao.comparison.earlier_runs import earlier_run
 from fedpeptao.comparison.grid import Cell
 from fedpeptao.comparison.raw import found, read_raw
 from fedpeptao.comparison.sources import FOLDER, check_located, content_sha256
 from fedpeptao.errors import InputError, RunError
+from server_app.run import run
 from tests.small_runs import SMALL
 
 
@@ -115,6 +119,32 @@ def test_a_run_that_cannot_go_on_leaves_a_file_that_says_so(cell: Cell, monkeypa
     assert not result.completed
     assert "no client gave an update" in result.end["why"]
     assert found(cell) == result
+
+
+@pytest.mark.usefixtures("no_plots")
+def test_prompts_that_are_mixed_are_trained_once_for_all_cells(cell: Cell, tmp_path: Path) -> None:
+    source = {**cell.settings, "tuned": "input-prompts", "layers": "all", "rounds": 1, "evaluate-every": 0}
+    asked = []
+
+    def train(told: dict[str, Scalar]) -> None:
+        asked.append(told["seed"])
+        run(InProcessGrid(app, told, nodes=int(told["clients"])), parse(told))
+
+    first = earlier_run(source, "code", tmp_path, train)
+    assert sorted(path.name for path in first.iterdir()) == ["parameters.safetensors", "settings.json"]
+    assert earlier_run(source, "code", tmp_path, train) == first
+    others = [earlier_run({**source, "seed": 5}, "code", tmp_path, train), earlier_run(source, "more", tmp_path, train)]
+    assert len({first, *others}) == 3
+    assert asked == [source["seed"], 5, source["seed"]]
+
+    def dies(told: dict[str, Scalar]) -> None:
+        raise RunError("diverged")
+
+    with pytest.raises(RunError, match="diverged"):
+        earlier_run({**source, "seed": 6}, "code", tmp_path, dies)
+    assert earlier_run({**source, "seed": 6}, "code", tmp_path, train).is_dir()  # what failed was not kept
+    assert asked[3:] == [6]
+    assert not [path for path in (tmp_path / ".prompts").iterdir() if path.name.startswith("tmp")]
 
 
 @pytest.mark.usefixtures("no_plots")
