@@ -19,7 +19,7 @@ Train = Callable[[dict[str, Scalar]], object]
 
 
 def earlier_run(settings: Mapping[str, Scalar], code: str, grids: Path, train: Train) -> Path:
-    """The folder of the run with these settings, rows and code; `train` makes it where none is kept.
+    """The absolute folder of the run with these settings, rows and code; `train` makes it where none is kept.
 
     Of two processes that want the same run one waits for the other.
 
@@ -32,7 +32,7 @@ def earlier_run(settings: Mapping[str, Scalar], code: str, grids: Path, train: T
         InputError, RunError: of the run, which then is not kept.
     """
     facts = json.dumps([dict(settings), run_content_sha256(settings), code], sort_keys=True)
-    kept = grids / FOLDER / hashlib.sha256(facts.encode()).hexdigest()[:16]
+    kept = grids.resolve() / FOLDER / hashlib.sha256(facts.encode()).hexdigest()[:16]
     kept.parent.mkdir(parents=True, exist_ok=True)
     with kept.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
