@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 from torch import Tensor
@@ -23,6 +25,14 @@ def load(model: ModelSettings, width: int) -> tuple[Tensor, ...]:
         InputError: a folder that is not there, is no run's with input prompts, or is one of another model or N_p.
     """
     return tuple(_one(Path(folder), model, width) for folder in model.source_folders)
+
+
+def fingerprint(prompts: Iterable[Tensor]) -> str:
+    """Hex sha256 over their values, in their order."""
+    digest = hashlib.sha256()
+    for prompt in prompts:
+        digest.update(prompt.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _one(folder: Path, model: ModelSettings, width: int) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -118,10 +117,7 @@ def frozen(settings: Settings) -> str:
     model = backbone(settings)
     if not (mixed := _mixed_prompts(settings.model, model.embedding_size)):
         return model.fingerprint
-    digest = hashlib.sha256()
-    for source in mixed:
-        digest.update(source.numpy().tobytes())
-    return f"{model.fingerprint}+{digest.hexdigest()}"
+    return f"{model.fingerprint}+{prompt_sources.fingerprint(mixed)}"
 
 
 def frozen_name(settings: Settings) -> str:

@@ -19,6 +19,7 @@ from federation.settings import parse
 from fedpeptao.errors import InputError
 from fedpeptao.loaded import open_model
 from models.technique_names import BY_LAYER, TECHNIQUES, WHOLE
+from tests.refusals import refused_run
 from tests.small_runs import Flat, Ran, Watched, go, opens_again, small
 
 MakeFlat = Callable[..., Flat]
@@ -132,12 +133,6 @@ def test_prompts_from_the_vocabulary(make_flat: MakeFlat) -> None:
     open_model(runs["vocabulary"].folder)
 
 
-def refusal(flat: Flat) -> InputError:
-    with pytest.raises(InputError) as caught:
-        go(flat)
-    return caught.value
-
-
 def test_sources_that_do_not_fit_are_refused(
     make_flat: MakeFlat, sources: dict[str, str], tmp_path: Path, data_file: Path
 ) -> None:
@@ -145,7 +140,7 @@ def test_sources_that_do_not_fit_are_refused(
     good = given.pop("prompt_sources").split(",")[0]
 
     def told(folder: str, **others: Any) -> str:
-        error = refusal(make_flat(**{**given, "prompt_sources": f"{good},{folder}", **others}))
+        error = refused_run(make_flat(**{**given, "prompt_sources": f"{good},{folder}", **others}))
         assert (error.key, error.value) == ("prompt-sources", folder)
         return str(error)
 
@@ -158,7 +153,7 @@ def test_sources_that_do_not_fit_are_refused(
     (damaged / "settings.json").write_text(json.dumps({"tuned": "input-prompts"}))
     (damaged / "parameters.safetensors").write_bytes(b"torn")
     assert "it is damaged" in told(str(damaged))
-    error = refusal(make_flat(**{**given, "prompt_sources": good, "prompt_tokens": 4}))
+    error = refused_run(make_flat(**{**given, "prompt_sources": good, "prompt_tokens": 4}))
     assert "its prompt has shape (3, 32), not (4, 32)" in str(error)
 
 
@@ -191,7 +186,7 @@ def test_a_node_with_other_prompts_in_the_same_place_stops_the_run_before_traini
 
 @pytest.mark.parametrize("technique", WHOLE)
 def test_what_has_no_layers_asks_for_all(make_flat: MakeFlat, technique: str) -> None:
-    error = refusal(make_flat(tuned=technique, prompt_sources="/a"))
+    error = refused_run(make_flat(tuned=technique, prompt_sources="/a"))
     assert (error.key, error.mend) == ("layers", 'Set layers to "all"')
 
 

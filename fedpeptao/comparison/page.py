@@ -88,7 +88,7 @@ def _places(grid: ComparisonGrid, report: Report) -> Iterator[str]:
         picture = Path("images") / f"{name}.svg"
         if draw(place, report.page.parent / picture):
             yield f"![{_heading(grid, place)}: personalised figure by round and by traffic]({picture.as_posix()})"
-    if waiting := [_heading(grid, place) for place in places if place not in compared]:
+    if waiting := [_heading(grid, place) for place in places if not place.of(report.reference)]:
         yield f"Without a run of the reference so far, and so without tables: {'; '.join(waiting)}."
 
 
