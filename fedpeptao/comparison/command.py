@@ -25,6 +25,7 @@ def add_compare(subparsers: Any) -> None:
     parser.add_argument("grid", type=Path, metavar="GRID", help="a YAML file such as results/demo.yaml")
     parser.add_argument("--only", nargs="+", metavar="METHOD", help="run only these methods")
     parser.add_argument("--tasks", nargs="+", metavar="TASK", help="run only these tasks")
+    parser.add_argument("--skews", nargs="+", type=float, metavar="ALPHA", help="run only these skews")
     parser.add_argument("--seeds", nargs="+", type=int, metavar="N", help="run only these seeds")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="cells at a time (default: 1)")
     instead = parser.add_mutually_exclusive_group()
@@ -40,8 +41,10 @@ def _compare(arguments: argparse.Namespace) -> int:
     if arguments.jobs < 1:
         raise InputError("--jobs", arguments.jobs, "nothing would run", "Give 1 or more")
     grid = read_grid(arguments.grid)
-    _check_names("--only", arguments.only, list(grid.methods))
-    _check_names("--tasks", arguments.tasks, list(grid.tasks))
+    _check_known("--only", arguments.only, list(grid.methods))
+    _check_known("--tasks", arguments.tasks, list(grid.tasks))
+    _check_known("--skews", arguments.skews, [alpha for alpha in grid.seeds if alpha is not None])
+    _check_known("--seeds", arguments.seeds, sorted({seed for seeds in grid.seeds.values() for seed in seeds}))
     if arguments.tables:
         _write(grid)
         return 0
@@ -50,6 +53,7 @@ def _compare(arguments: argparse.Namespace) -> int:
         for cell in grid.cells()
         if (arguments.only is None or cell.method in arguments.only)
         and (arguments.tasks is None or cell.task in arguments.tasks)
+        and (arguments.skews is None or cell.alpha is None or cell.alpha in arguments.skews)
         and (arguments.seeds is None or cell.seed in arguments.seeds)
     ]
     if untuned := [name for name in grid.untuned() if arguments.only is None or name in arguments.only]:
@@ -121,7 +125,8 @@ def _work(cell: Cell) -> None:
     run_cell(cell)
 
 
-def _check_names(option: str, given: Sequence[str] | None, known: Sequence[str]) -> None:
-    for name in given or ():
-        if name not in known:
-            raise InputError(option, name, "the grid has none of this name", f"It has {', '.join(known)}")
+def _check_known(option: str, given: Sequence[Any] | None, known: Sequence[Any]) -> None:
+    for one in given or ():
+        if one not in known:
+            has = f"It has {', '.join(map(str, known))}" if known else f"Leave {option} out"
+            raise InputError(option, one, "the grid has none of it", has)

@@ -75,8 +75,20 @@ def test_a_part_of_a_grid(grid: str, runs: Runs, capsys: pytest.CaptureFixture[s
     assert runs.asked == ["ours-seed1"]
     assert "| method |" not in capsys.readouterr().out  # a table of half the cells would mislead
     assert main(["compare", grid, "--only", "our"]) == 2
-    assert "--only = 'our': the grid has none of this name. It has ours, all layers" in capsys.readouterr().err
+    assert "--only = 'our': the grid has none of it. It has ours, all layers" in capsys.readouterr().err
+    assert main(["compare", grid, "--seeds", "7"]) == 2
+    assert "--seeds = 7: the grid has none of it. It has 0, 1" in capsys.readouterr().err
+    assert main(["compare", grid, "--skews", "0.1"]) == 2
+    assert "--skews = 0.1: the grid has none of it. Leave --skews out" in capsys.readouterr().err
     assert main(["compare", grid, "--jobs", "0"]) == 2
+
+
+def test_one_skew_of_a_grid_with_the_cells_that_skew_does_nothing_to(grid: str, runs: Runs) -> None:
+    rows = {"ours": {}, "central": {"settings": {"rounds": 3}, "skewed": False}}
+    write_yaml(Path(grid).with_name("methods.yaml"), rows)
+    write_yaml(Path(grid), {"methods": ["ours", "central"], "base": GRID["base"], "skews": {0.1: [0], 0.3: [0, 1]}})
+    assert main(["compare", grid, "--skews", "0.3", "--seeds", "0"]) == 0
+    assert sorted(runs.asked) == ["central-seed0", "ours-alpha0.3-seed0"]
 
 
 def test_the_list_runs_nothing(grid: str, runs: Runs, capsys: pytest.CaptureFixture[str]) -> None:
