@@ -8,7 +8,6 @@ import platform
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
@@ -38,26 +37,38 @@ Line = dict[str, Any]
 
 @dataclass
 class Stopwatch:
-    """A client app, and how long each node took for each round's training, in seconds."""
+    """A client app, and what each round's training took its nodes, in seconds.
+
+    Attributes:
+        seconds: round -> node -> of a core of its own: of processor time where that is less than what the clock showed.
+        clock: round -> what the clock showed for all its nodes, with what other processes had of the core meanwhile.
+    """
 
     app: ClientCall
     seconds: defaultdict[int, defaultdict[int, float]] = field(
         default_factory=lambda: defaultdict(lambda: defaultdict(float))
     )
+    clock: defaultdict[int, float] = field(default_factory=lambda: defaultdict(float))
 
     def __call__(self, message: Message, context: Context) -> Message:
         """The app's answer."""
-        started = time.perf_counter()
+        started, worked = time.perf_counter(), time.process_time()
         reply = self.app(message, context)
+        clock, work = time.perf_counter() - started, time.process_time() - worked
         if message.metadata.message_type == "train":
             server_round = int(message.content.config_records["round"]["round"])  # type: ignore[arg-type]
-            self.seconds[server_round][context.node_id] += time.perf_counter() - started
+            self.seconds[server_round][context.node_id] += min(clock, work)
+            self.clock[server_round] += clock
         return reply
 
+    def of_round(self, server_round: int, clock: float, share: float) -> tuple[float, float]:
+        """Seconds of a round with its nodes one after the other, and had they worked side by side: then the slowest's count.
 
-def side_by_side(whole: float, nodes: Mapping[int, float]) -> float:
-    """Seconds of a round had its nodes worked side by side: the slowest of them, and what was not theirs."""
-    return whole - sum(nodes.values()) + max(nodes.values(), default=0.0)
+        clock: what it showed for the whole round; share: of a core that this process had, by which the server's part is cut down.
+        """
+        nodes = self.seconds[server_round].values()
+        server = share * max(0.0, clock - self.clock[server_round])
+        return sum(nodes) + server, max(nodes, default=0.0) + server
 
 
 def run_cell(cell: Cell) -> None:
@@ -96,11 +107,12 @@ def _run(told: dict[str, Scalar], answering: ClientCall) -> None:
 def evaluations(lines: list[Line], metric: str, watch: Stopwatch, share: float = 1.0) -> tuple[Point, ...]:
     """The lines of metrics.jsonl that hold an evaluation over all clients; sums are over all lines.
 
-    share: of a core that this process had, by which its seconds are cut down to those of a core of its own.
+    share: of a core that this process had.
     """
-    sums = {key: list(accumulate(line[key] or 0 for line in lines)) for key in ("down_bytes", "up_bytes", "seconds")}
+    sums = {key: list(accumulate(line[key] or 0 for line in lines)) for key in ("down_bytes", "up_bytes")}
     evaluation = list(accumulate(line["evaluation_bytes"] or 0 for line in lines))
-    beside = list(accumulate(side_by_side(line["seconds"] or 0.0, watch.seconds[line["round"]]) for line in lines))
+    rounds = [watch.of_round(line["round"], line["seconds"] or 0.0, share) for line in lines]
+    seconds, beside = (list(accumulate(one[which] for one in rounds)) for which in (0, 1))
     own, shared, global_test = (figure_key(whose, metric) for whose in ("all_personalised", "all_shared", "global"))
     return tuple(
         Point(
@@ -111,8 +123,8 @@ def evaluations(lines: list[Line], metric: str, watch: Stopwatch, share: float =
             down=sums["down_bytes"][place],
             up=sums["up_bytes"][place],
             evaluation=evaluation[place],
-            seconds=round(share * sums["seconds"][place], 3),
-            side_by_side=round(share * beside[place], 3),
+            seconds=round(seconds[place], 3),
+            side_by_side=round(beside[place], 3),
             train_loss=line["train_loss"],
         )
         for place, line in enumerate(lines)

@@ -16,7 +16,7 @@ from client_app.app import app
 from federation.grids import InProcessGrid
 from federation.settings import Scalar, defaults, parse
 from fedpeptao.comparison import cell as module
-from fedpeptao.comparison.cell import Stopwatch, evaluations, run_cell, side_by_side
+from fedpeptao.comparison.cell import Stopwatch, evaluations, run_cell
 from fedpeptao.comparison.earlier_runs import earlier_run
 from fedpeptao.comparison.grid import Cell
 from fedpeptao.comparison.raw import found, read_raw
@@ -35,14 +35,20 @@ def cell(data_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ce
 
 
 def test_side_by_side_is_the_slowest_node_and_what_is_not_the_nodes() -> None:
-    """10 s, of which nodes worked 2 + 5 + 1: the server had 2; side by side 2 + 5."""
-    assert side_by_side(10.0, {1: 2.0, 2: 5.0, 3: 1.0}) == pytest.approx(7.0)
-    assert side_by_side(0.5, {}) == 0.5
+    """20 s on the clock, 16 of them the nodes', who worked 2 + 5 + 1; half a core: the server had 2; side by side 5 + 2."""
+    watch = Stopwatch(lambda message, context: message)
+    watch.seconds[1].update({1: 2.0, 2: 5.0, 3: 1.0})
+    watch.clock[1] = 16.0
+    assert watch.of_round(1, 20.0, share=0.5) == (10.0, 7.0)
+    assert watch.of_round(2, 0.5, share=1.0) == (0.5, 0.5)
 
 
 def test_the_stopwatch_sums_what_a_node_trains_in_a_round(monkeypatch: pytest.MonkeyPatch) -> None:
-    times = iter([0.0, 1.0, 1.0, 3.0, 3.0, 7.0, 7.0, 15.0, 31.0])
-    monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: next(times)))
+    clock = iter([0.0, 4.0, 4.0, 6.0, 6.0, 10.0, 10.0, 15.0, 15.0, 31.0])
+    work = iter([0.0, 1.0, 1.0, 3.0, 3.0, 7.0, 7.0, 15.0, 20.0, 60.0])
+    monkeypatch.setattr(
+        module, "time", SimpleNamespace(perf_counter=lambda: next(clock), process_time=lambda: next(work))
+    )
     watch = Stopwatch(lambda message, context: message)
     for kind, server_round, node in (
         ("train", 1, 5),
@@ -54,7 +60,8 @@ def test_the_stopwatch_sums_what_a_node_trains_in_a_round(monkeypatch: pytest.Mo
         content = RecordDict({"round": ConfigRecord({"round": server_round})})
         context = Context(1, node, {}, RecordDict(), {})
         watch(Message(content, node, kind), context)
-    assert watch.seconds == {1: {5: 5.0, 6: 2.0}, 2: {6: 16.0}}
+    assert watch.seconds == {1: {5: 5.0, 6: 2.0}, 2: {6: 16.0}}  # threads work 40 s while the clock shows 16
+    assert watch.clock == {1: 10.0, 2: 16.0}
 
 
 def test_sums_are_over_all_rounds_and_evaluations_stand_apart() -> None:
@@ -70,11 +77,12 @@ def test_sums_are_over_all_rounds_and_evaluations_stand_apart() -> None:
     ]
     watch = Stopwatch(lambda message, context: message)
     watch.seconds[1] = defaultdict(float, {1: 1.0, 2: 2.0})
+    watch.clock[1] = 3.0
     (point,) = evaluations(lines, "f1", watch)
     assert (point.round, point.personalised, point.down, point.up, point.evaluation) == (2, 0.7, 20, 11, 100)
     assert (point.seconds, point.side_by_side, point.train_loss) == (10.0, 9.0, 2.0)
     (half,) = evaluations(lines, "f1", watch, share=0.5)
-    assert (half.seconds, half.side_by_side) == (5.0, 4.5)
+    assert (half.seconds, half.side_by_side) == (6.5, 5.5)
 
 
 @pytest.mark.usefixtures("no_plots")
