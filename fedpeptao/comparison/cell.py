@@ -22,7 +22,7 @@ from federation.metrics import ACCURACY, figure_key, metric_of
 from federation.settings import Scalar, parse
 from fedpeptao.comparison.earlier_runs import earlier_run
 from fedpeptao.comparison.grid import Cell
-from fedpeptao.comparison.raw import COMPLETED, FAILED, FIGURES, Point, Result, write_raw
+from fedpeptao.comparison.raw import COMPLETED, FAILED, FIGURES, PROCESSOR, Point, Result, write_raw
 from fedpeptao.comparison.sources import content_sha256, located, mixing
 from fedpeptao.errors import RunError
 from fedpeptao.saved import read_json
@@ -144,6 +144,7 @@ def _made(cell: Cell, summary: Line, facts: Line) -> Line:
         "model": facts["model"]["fingerprint"],
         "versions": facts["versions"],
         "cpu": cpu_type(facts["cpu"]),
+        "clock": PROCESSOR,
         "settings": dict(cell.settings),
         **({"prompt_sources": cell.prompt_sources} if cell.prompt_sources else {}),
     }

@@ -24,9 +24,12 @@ OVERVIEW: dict[str, tuple[Reading, Figure]] = {
 def overview(places: Mapping[str, Place], report: Report) -> str:
     """Means over seeds; in brackets the mean paired difference to the reference, over the seeds that both have.
 
+    The last table is of what was sent, and in brackets its share of the reference's.
+
     places: by the heads of their columns; with the same methods.
     """
-    return "\n\n".join(_table(head, read, figure, places, report) for head, (read, figure) in OVERVIEW.items())
+    tables = [_table(head, read, figure, places, report) for head, (read, figure) in OVERVIEW.items()]
+    return "\n\n".join([*tables, _sent(places, report)])
 
 
 def _table(head: str, read: Reading, figure: Figure, places: Mapping[str, Place], report: Report) -> str:
@@ -43,6 +46,21 @@ def _table(head: str, read: Reading, figure: Figure, places: Mapping[str, Place]
         if any(cells):
             rows.append([method.title or method.name, *cells])
     return markdown([head, *places], rows)
+
+
+def _sent(places: Mapping[str, Place], report: Report) -> str:
+    """Megabytes of training up to the grid's rounds, of methods alone: floors and the ceiling count as free."""
+    rows = []
+    for method in next(iter(places.values())).methods:
+        cells = []
+        for place in places.values() if method.role == "method" else ():
+            own, theirs = place.closing(method.name), place.closing(report.reference)
+            shares = [point.sent / theirs[seed].sent for seed, point in own.items() if seed in theirs]
+            sent = [point.sent / 1e6 for point in own.values()]
+            cells.append(f"{statistics.fmean(sent):.0f} ({statistics.fmean(shares):.2f})" if shares else "")
+        if any(cells):
+            rows.append([method.title or method.name, *cells])
+    return markdown(["MB sent, and its share of the reference's", *places], rows)
 
 
 def _cell(own: Readings, theirs: Readings, seeds: int) -> str:

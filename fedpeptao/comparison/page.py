@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from federation.durable import write_atomically
+from federation.durable import make_folder, write_atomically
 from federation.metrics import NAMES
 from fedpeptao.comparison.choice import choice
 from fedpeptao.comparison.curves import draw
@@ -15,14 +15,13 @@ from fedpeptao.comparison.overview import overview
 from fedpeptao.comparison.places import Place, load_places
 from fedpeptao.comparison.rates import best, candidate_figures
 from fedpeptao.comparison.raw import found
-from fedpeptao.comparison.statistics import FEWEST_SEEDS
 from fedpeptao.comparison.table_text import MISSING, markdown
 from fedpeptao.comparison.tables import equal_bytes, equal_rounds, last_evaluations, to_target
 from fedpeptao.errors import InputError
 
 
 def write_page(grid: ComparisonGrid, report: Report) -> None:
-    """Puts the grid's tables and pictures into its page.
+    """Puts the grid's figures and pictures into its page, and all its tables into a page of the grid's own beside it.
 
     Raises:
         InputError: the page has no place for them.
@@ -34,10 +33,16 @@ def write_page(grid: ComparisonGrid, report: Report) -> None:
         raise InputError("page", str(report.page), "it has no place for this grid's tables", mend)
     before, _, rest = text.partition(begin)
     _, _, after = rest.partition(end)
-    parts = "\n\n".join(
-        [made_by(grid, report.page), *([rates_table(grid)] if grid.candidates else _places(grid, report))]
-    )
-    write_atomically(report.page, f"{before}{begin}\n{parts}\n{end}{after}".encode())
+    if grid.candidates:
+        parts = [made_by(grid, report.page), rates_table(grid)]
+    else:
+        places = load_places(grid)
+        tables = report.page.parent / report.page.stem.lower() / f"{grid.path.stem}.md"
+        parts = [made_by(grid, report.page), *_summary(grid, report, places, tables)]
+        make_folder(tables.parent)
+        write_atomically(tables, _whole(grid, report, places, tables).encode())
+    whole = "\n\n".join(parts)
+    write_atomically(report.page, f"{before}{begin}\n{whole}\n{end}{after}".encode())
 
 
 def made_by(grid: ComparisonGrid, page: Path) -> str:
@@ -70,26 +75,57 @@ def rates_table(grid: ComparisonGrid) -> str:
     return markdown(["personalised, all clients", *(f"{rate:g}" for rate in rates), ""], rows)
 
 
-def _places(grid: ComparisonGrid, report: Report) -> Iterator[str]:
-    places = load_places(grid)
+def _summary(grid: ComparisonGrid, report: Report, places: list[Place], tables: Path) -> Iterator[str]:
+    """What a reader wants first: each figure of all places side by side (of a single place its table), and the pictures."""
     compared = [place for place in places if place.of(report.reference)]
     if len(compared) > 1:
-        yield "### Side by side"
-        yield "Means over seeds; in brackets the mean paired difference to the reference. The tables further down have intervals."
+        yield "Means over seeds; in brackets the mean paired difference to the reference."
         yield overview({_heading(grid, place): place for place in compared}, report)
+    for place in compared if len(compared) == 1 else ():
+        yield f"**{_heading(grid, place)}.** {_told(place, grid, report)}"
+        yield equal_rounds(place, report)
     for place in compared:
-        yield f"### {_heading(grid, place)}"
-        yield f"{_figures(place)} {_seeds(place, report)} {_differences(place, grid, report)}"
-        yield from [choice(place, report)] if report.choice else []
-        yield from (table(place, report) for table in (equal_rounds, last_evaluations, equal_bytes, to_target))
-        name = "-".join(
-            ["compare", grid.path.stem, *([place.task] if place.task else []), f"alpha{place.alpha or 0:g}"]
-        )
-        picture = Path("images") / f"{name}.svg"
+        if report.choice:
+            yield f"Which to choose when, {_heading(grid, place)}:"
+            yield choice(place, report)
+        picture = Path("images") / f"{_file_name(grid, place)}.svg"
         if draw(place, report.page.parent / picture):
-            yield f"![{_heading(grid, place)}: personalised figure by round and by traffic]({picture.as_posix()})"
+            yield f"![{_heading(grid, place)}: figures by round and by traffic]({picture.as_posix()})"
+    if compared:
+        link = tables.relative_to(report.page.parent).as_posix()
+        yield f"[All tables]({link}): intervals, the last evaluations, equal bytes, rounds, bytes and seconds to a target."
     if waiting := [_heading(grid, place) for place in places if not place.of(report.reference)]:
         yield f"Without a run of the reference so far, and so without tables: {'; '.join(waiting)}."
+
+
+def _whole(grid: ComparisonGrid, report: Report, places: list[Place], page: Path) -> str:
+    """The page of all the grid's tables, a section for each place."""
+    back = Path(os.path.relpath(report.page, page.parent)).as_posix()
+    parts = [f"# All tables of {grid.path.stem}", f"{made_by(grid, page)} [How to read them]({back})."]
+    for place in places:
+        if place.of(report.reference):
+            parts += [f"## {_heading(grid, place)}", _told(place, grid, report)]
+            parts += [table(place, report) for table in (equal_rounds, last_evaluations, equal_bytes, to_target)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _file_name(grid: ComparisonGrid, place: Place) -> str:
+    return "-".join(["compare", grid.path.stem, *([place.task] if place.task else []), f"alpha{place.alpha or 0:g}"])
+
+
+def _told(place: Place, grid: ComparisonGrid, report: Report) -> str:
+    """Unit, seeds, the reference, what is not there, and where seconds are of unlike machines."""
+    said = [
+        _figures(place),
+        _seeds(place, report),
+        f"Reference: {grid.methods[report.reference].title or report.reference}.",
+    ]
+    if place.waiting:
+        said.append(f"Not run here: {'; '.join(method.title or method.name for method in place.waiting)}.")
+    cpus = {str(one.made["cpu"]) for method in place.shown for one in place.of(method.name).values()}
+    if len(cpus) > 1:
+        said.append(f"Seconds are of {len(cpus)} types of CPU, and compare roughly at best.")
+    return " ".join(said)
 
 
 def _heading(grid: ComparisonGrid, place: Place) -> str:
@@ -109,15 +145,3 @@ def _seeds(place: Place, report: Report) -> str:
     if len(there) == 1:
         return f"Seed {there[0]}{also}."
     return f"Mean and standard deviation over seeds {', '.join(map(str, there))}{also}."
-
-
-def _differences(place: Place, grid: ComparisonGrid, report: Report) -> str:
-    """Which interval there is."""
-    name = grid.methods[report.reference].title or report.reference
-    there = len(place.of(report.reference))
-    if there >= FEWEST_SEEDS:
-        how = f"95 % t intervals over the {there} seeds"
-    else:
-        runs = "this run" if there == 1 else f"each of the {there} runs"
-        how = f"95 % intervals of a paired bootstrap over the clients of {runs}, where there is one"
-    return f"Reference: {name}; in brackets {how}."

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from federation.metrics import ACCURACY
 from fedpeptao.comparison.grid import ComparisonGrid
 from fedpeptao.comparison.methods import Method
-from fedpeptao.comparison.raw import Point, Result, found
+from fedpeptao.comparison.raw import Point, Result, evened, found
 from fedpeptao.comparison.statistics import FEWEST_SEEDS, Interval, Pair, at_most_rounds, bootstrap_interval, t_interval
 from fedpeptao.errors import InputError
 
@@ -21,13 +21,13 @@ def personalised(point: Point) -> float | None:
 
 
 def shared(point: Point) -> float | None:
-    """Clients' shards with the shared model."""
-    return point.shared
+    """Clients' shards with the shared model; None while nothing has travelled that made it one."""
+    return point.shared if point.sent else None
 
 
 def global_test(point: Point) -> float | None:
-    """The shared model on the common test set."""
-    return point.global_test
+    """The shared model on the common test set; None while nothing has travelled."""
+    return point.global_test if point.sent else None
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,16 @@ class Place:
     seeds: Sequence[int]
     rounds: int
     results: Mapping[str, Mapping[int, Result | None]]
+
+    @property
+    def shown(self) -> list[Method]:
+        """Those that have been run here, with whatever end."""
+        return [method for method in self.methods if any(self.results[method.name].values())]
+
+    @property
+    def waiting(self) -> list[Method]:
+        """Those that have not."""
+        return [method for method in self.methods if not any(self.results[method.name].values())]
 
     def of(self, method: str) -> dict[int, Result]:
         """The runs that came to their end, by seed."""
@@ -84,10 +94,9 @@ class Place:
             raise InputError("metric", ", ".join(sorted(known)), problem, "Give base one metric")
         return next(iter(known), ACCURACY)
 
-    def figures(self, method: str, figure: Figure) -> list[float]:
-        """At equal rounds, by seed."""
-        values = [figure(point) for point in self.closing(method).values()]
-        return [value for value in values if value is not None]
+    def figures(self, method: str, figure: Figure) -> list[float | None]:
+        """At equal rounds, by seed; None where a run has none."""
+        return [figure(point) for point in self.closing(method).values()]
 
     def commonest(self) -> list[float | None]:
         """Accuracy where each client always answers its commonest training label, by seed: the same beside every method.
@@ -117,7 +126,8 @@ def load_places(grid: ComparisonGrid) -> list[Place]:
 
 def _result(grid: ComparisonGrid, method: Method, task: str, alpha: float | None, seed: int) -> Result | None:
     rates = grid.rates(method)
-    return found(grid.cell(method.name, task, alpha, seed, rates[0])) if rates else None
+    result = found(grid.cell(method.name, task, alpha, seed, rates[0])) if rates else None
+    return None if result is None else evened(result)
 
 
 def difference(place: Place, method: str, reference: str, figure: Figure) -> Interval | float | None:

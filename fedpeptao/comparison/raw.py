@@ -23,6 +23,9 @@ FIGURES = 1
 """Of the code that makes figures: raise it where a change makes other figures of the same settings. (The small cell that tests
 run again says when.) Cells of an earlier number are run again."""
 COMPLETED, FAILED = "completed", "failed"
+PROCESSOR = "processor"
+"""How a cell's seconds were taken: each client's processor time. Cells without this word have the clock's, cut down by the share
+of a core that the process had in all: what they took as a whole is known, what each of their rounds took is not."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +39,7 @@ class Point:
         global_test: the shared model on the common test set; None without one.
         down, up: bytes of training messages so far.
         evaluation: bytes of evaluations over all clients so far.
-        seconds: of training so far, with clients one after the other: wall clock, times the share of a core that the process
-            had (cells run side by side); None where it was not measured.
+        seconds: of training so far on a core of its own, with clients one after the other; None where it was not measured.
         side_by_side: of training so far, had each round's clients run side by side: the slowest one, and the server.
         train_loss: mean of the round's clients; None in round 0.
     """
@@ -64,7 +66,7 @@ class Result:
     """A raw file.
 
     Attributes:
-        made: method, task, alpha, seed, rate, settings, metric, source, data, model, versions and machine.
+        made: method, task, alpha, seed, rate, settings, metric, source, data, model, versions, machine, how seconds were taken.
         points: by round.
         end: status, why, floor, layers, parameters per message, seconds in all (cpu_seconds: of the
             process; load: of the machine at the end), and the last evaluation's counts by client.
@@ -83,6 +85,22 @@ class Result:
     def last(self) -> Point:
         """The last evaluation."""
         return self.points[-1]
+
+
+def evened(result: Result) -> Result:
+    """Its seconds spread evenly over its rounds, where only those of the whole run are known."""
+    if result.made.get("clock") == PROCESSOR or not result.points or not result.last.round:
+        return result
+    last = result.last
+
+    def by(point: Point, whole: float | None) -> float | None:
+        return None if whole is None else whole * point.round / last.round
+
+    points = [
+        replace(point, seconds=by(point, last.seconds), side_by_side=by(point, last.side_by_side))
+        for point in result.points
+    ]
+    return replace(result, points=tuple(points))
 
 
 def write_raw(path: Path, result: Result) -> None:

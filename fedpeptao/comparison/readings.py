@@ -1,6 +1,6 @@
 """What a row of a table reads from a method's runs: at equal rounds, at the end of a run, within equal bytes.
 
-Floors and the ceiling are read at their last evaluation, whatever they sent and when.
+What floors and the ceiling give each client is read at their last evaluation, whenever that was.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from fedpeptao.comparison.grid import Report
 from fedpeptao.comparison.methods import Method
-from fedpeptao.comparison.places import Figure, Place
+from fedpeptao.comparison.places import Figure, Place, personalised
 from fedpeptao.comparison.raw import Result
 from fedpeptao.comparison.statistics import at_most
 
@@ -28,9 +28,12 @@ def at_equal_rounds(place: Place, method: Method, report: Report, figure: Figure
 
 
 def lately(place: Place, method: Method, report: Report, figure: Figure) -> Readings:
-    """The figure of its last evaluations within the grid's rounds; of a floor or the ceiling the very last."""
+    """The figure of its last evaluations within the grid's rounds.
+
+    Of the ceiling the very last; so of a floor, but its shared model's figures, which are those of the rounds before its end.
+    """
     runs = place.of(method.name)
-    if method.role != "method":
+    if method.role == "ceiling" or (method.role == "floor" and figure is personalised):
         return {seed: [figure(one.last)] for seed, one in runs.items()}
     within = {seed: [point for point in one.points if point.round <= place.rounds] for seed, one in runs.items()}
     return {seed: [figure(point) for point in several[-LAST:]] for seed, several in within.items()}
@@ -45,10 +48,13 @@ def within_bytes(place: Place, method: Method, report: Report, figure: Figure) -
 def within_shares(
     place: Place, method: Method, budgets: Mapping[int, float], figure: Figure, spent: Figure = lambda point: point.sent
 ) -> Readings:
-    """The figure within each share of the seed's budget of what is spent, bytes by default; None before the first."""
+    """The figure within each share of the seed's budget of what is spent, bytes by default; None before the first.
+
+    Floors and the ceiling have but one evaluation, their last: they stand where all that they spent is within the share.
+    """
 
     def within(run: Result, limit: float) -> float | None:
-        point = run.last if method.role != "method" else at_most(run.points, spent, limit)
+        point = at_most(run.points if method.role == "method" else run.points[-1:], spent, limit)
         return None if point is None else figure(point)
 
     runs = place.of(method.name)

@@ -27,12 +27,13 @@ def number(values: Sequence[float | None], never: str = "-") -> str:
 
 
 def points(difference: Interval | float | None) -> str:
-    """A difference of two shares, in points; its interval in brackets."""
+    """A difference of two shares, in points; its interval in square brackets if over seeds, in round ones if over clients."""
     if difference is None:
         return ""
     if isinstance(difference, float):
         return f"{100 * difference:+.1f}"
-    return f"{100 * difference.mean:+.1f} [{100 * difference.low:+.1f}, {100 * difference.high:+.1f}]"
+    opening, closing = ("[", "]") if difference.over_seeds else ("(", ")")
+    return f"{100 * difference.mean:+.1f} {opening}{100 * difference.low:+.1f}, {100 * difference.high:+.1f}{closing}"
 
 
 def _spread(values: Sequence[float | None], digits: int, never: str) -> str:

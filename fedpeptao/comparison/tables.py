@@ -1,6 +1,6 @@
 """The tables of one task and skew, as Markdown. Figures are in percent, differences in points.
 
-Floors and the ceiling stand in each table with their last evaluation, whatever they sent and when.
+Each has a row for every method that has been run. Floors and the ceiling are read at their last evaluation.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def equal_rounds(place: Place, report: Report) -> str:
         "MB",
     ]
     rows = [[COMMONEST, percent(place.commonest()), *[""] * 5]]
-    for method in place.methods:
+    for method in place.shown:
         name, sent = method.name, [point.sent / 1e6 for point in place.closing(method.name).values()]
         rows.append(
             [
@@ -59,7 +59,7 @@ def last_evaluations(place: Place, report: Report) -> str:
     head += [f"{what}{column}" for what in ("personalised", "test set") for column in ("", " to reference", " swing")]
     reference = next(method for method in place.methods if method.name == report.reference)
     rows = [[COMMONEST, percent(place.commonest()), *[""] * 5]]
-    for method in place.methods:
+    for method in place.shown:
         cells = [title(place, method)]
         for figure in (personalised, global_test):
             own, theirs = (lately(place, one, report, figure) for one in (method, reference))
@@ -77,11 +77,12 @@ def equal_bytes(place: Place, report: Report) -> str:
     floor = percent(place.commonest())
     rows = [[COMMONEST, *[floor] * (len(SHARES) + 1), *[""] * (len(SHARES) + 3)]]
     reference = next(method for method in place.methods if method.name == report.reference)
-    for method in place.methods:
+    for method in place.shown:
         cells = [title(place, method)]
         for figure in (personalised, global_test):
             own = within_bytes(place, method, report, figure)
-            cells += [percent([row[column] for row in own.values()], "not yet") for column in range(len(SHARES))]
+            never = "not yet" if any(place.figures(method.name, figure)) else "-"
+            cells += [percent([row[column] for row in own.values()], never) for column in range(len(SHARES))]
             cells.append(percent([mean_of(row) for row in own.values()]))
             cells.append(_ahead(own, within_bytes(place, reference, report, figure)) if method != reference else "")
         rows.append(cells)
@@ -93,7 +94,7 @@ def to_target(place: Place, report: Report) -> str:
     closing = place.closing(report.reference)
     targets = {seed: report.target * point.personalised for seed, point in closing.items()}
     rows = [_by_its_end(COMMONEST, place.commonest(), list(targets.values()))]
-    for method in place.methods:
+    for method in place.shown:
         runs = {seed: one for seed, one in place.of(method.name).items() if seed in targets}
         if method.role != "method":
             final = [one.last.personalised for one in runs.values()]
@@ -102,13 +103,22 @@ def to_target(place: Place, report: Report) -> str:
         reached = [first_reaching(one.points, _personalised, targets[seed]) for seed, one in runs.items()]
         rows.append([title(place, method), *(_until(reached, measure) for measure in MEASURES.values())])
     share = percent(list(targets.values()), MISSING) if targets else MISSING
-    return markdown([f"to a personalised figure of {share}", *MEASURES], rows)
+    return markdown(
+        [f"to a personalised figure of {share}{_below_floor(place, list(targets.values()))}", *MEASURES], rows
+    )
 
 
 def title(place: Place, method: Method) -> str:
     """What a row is called, with what it lacks."""
     gaps = place.gaps(method.name)
     return f"{method.title or method.name}{f' ({gaps})' if gaps else ''}"
+
+
+def _below_floor(place: Place, targets: Sequence[float]) -> str:
+    """Said where commonest labels alone would reach the target: then it is no measure of what a model has learned."""
+    floors = [floor for floor in place.commonest() if floor is not None]
+    below = targets and floors and statistics.fmean(targets) < statistics.fmean(floors)
+    return f", less than {COMMONEST} gives" if below else ""
 
 
 def _swing(rows: Readings) -> str:

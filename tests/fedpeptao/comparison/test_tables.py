@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from fedpeptao.comparison.choice import choice
 from fedpeptao.comparison.grid import ComparisonGrid, Report
-from fedpeptao.comparison.grid_files import read_grid
 from fedpeptao.comparison.overview import overview
 from fedpeptao.comparison.page import write_page
 from fedpeptao.comparison.places import Place, difference, global_test, load_places, personalised, shared
@@ -19,53 +17,7 @@ from fedpeptao.comparison.statistics import Interval
 from fedpeptao.comparison.table_text import number, percent, points
 from fedpeptao.comparison.tables import equal_bytes, equal_rounds, last_evaluations, to_target
 from fedpeptao.errors import InputError
-from tests.fedpeptao.comparison.made_up import fill, point, write_yaml
-
-SHARED: dict[str, Any] = {
-    "alone": {"title": "Alone", "role": "floor", "settings": {"rounds": 0}},
-    "reference": {"title": "Reference", "settings": {"layers": "all"}},
-    "ours": {"title": "Ours"},
-    "pooled": {
-        "title": "Pooled",
-        "role": "ceiling",
-        "skewed": False,
-        "settings": {"clients": 1, "clients-per-round": 1},
-    },
-}
-MB = 1_000_000
-
-
-def make(folder: Path, seeds: list[int], **more: Any) -> ComparisonGrid:
-    write_yaml(folder / "methods.yaml", SHARED)
-    (folder / "page.md").write_text("Before\n<!-- g -->\nold\n<!-- /g -->\nAfter\n", encoding="utf8")
-    report = {"page": "page.md", "reference": "reference", "target": 0.5}
-    content = {"methods": list(SHARED), "tasks": {"t": {}}, "skews": {0.3: seeds}, "report": report, **more}
-    return read_grid(write_yaml(folder / "g.yaml", content))
-
-
-def fill_seed(grid: ComparisonGrid, seed: int, more: float = 0.0) -> None:
-    """The reference: .2, .4, .6, .8 at rounds 2, 4, 6, 8 and 10, 20, 30, 40 MB; ours: .1 ahead of it, at half the bytes."""
-
-    def run(ahead: float, size: int) -> list[Any]:
-        told = {"seconds": 10.0, "side_by_side": 1.0}
-        return [
-            point(n, 0.1 * n + ahead, n * size, **{key: value * n for key, value in told.items()}) for n in (2, 4, 6, 8)
-        ]
-
-    fill(grid.cell("reference", "t", 0.3, seed), run(0.0, 5 * MB))
-    fill(grid.cell("ours", "t", 0.3, seed), run(0.1 + more, 5 * MB // 2))
-    fill(grid.cell("alone", "t", 0.3, seed), [point(0, 0.35)])
-    fill(
-        grid.cell("pooled", "t", 0.3, seed), [point(3, 0.95, 90 * MB)], clients={"examples": [20]}, commonest_label=0.1
-    )
-
-
-@pytest.fixture
-def three(tmp_path: Path) -> ComparisonGrid:
-    grid = make(tmp_path, [0, 1, 2])
-    for seed in (0, 1, 2):
-        fill_seed(grid, seed, 0.01 * seed)
-    return grid
+from tests.fedpeptao.comparison.made_up import MB, SHARED, fill, fill_seed, make, point
 
 
 def rows(table: Callable[[Place, Report], str], grid: ComparisonGrid) -> dict[str, list[str]]:
@@ -104,6 +56,14 @@ def test_the_last_evaluations(three: ComparisonGrid) -> None:
         fill(three.cell("ours", "t", 0.3, seed), [point(n, 0.1 * n, n * MB) for n in (1, 2, 3, 5, 6, 7, 8, 40)])
     assert rows(last_evaluations, three)["Ours"][:3] == ["58.0 ± 0.0", "+8.0 [+8.0, +8.0]", "19.2"]  # .3 .5 .6 .7 .8
     assert rows(last_evaluations, three)["Alone"][0] == "45.0 ± 0.0"  # a floor's local epochs come after all rounds
+    assert rows(last_evaluations, three)["Alone"][3] == "-"
+    for seed in (0, 1, 2):
+        fill(
+            three.cell("alone", "t", 0.3, seed),
+            [*(point(n, 0.1 * n, n * MB) for n in (2, 4, 6, 8)), point(40, 0.9, 9 * MB)],
+        )
+    assert rows(last_evaluations, three)["Alone"][0] == "90.0 ± 0.0"
+    assert rows(last_evaluations, three)["Alone"][3] == "30.0 ± 0.0"  # its shared model is that of the rounds
     three.cell("reference", "t", 0.3, 2).path.unlink()
     assert rows(last_evaluations, three)["Ours"][1] == "+8.0"  # of two seeds
 
@@ -118,7 +78,13 @@ def test_equal_bytes(three: ComparisonGrid) -> None:
     assert found["Ours"][:5] == ["51.0 ± 1.0", "91.0 ± 1.0", "91.0 ± 1.0", "77.7 ± 1.0", "+31.0 [+28.5, +33.5]"]
     assert found["Ours"][5:] == ["31.0 ± 1.0", "71.0 ± 1.0", "71.0 ± 1.0", "57.7 ± 1.0", "+31.0 [+28.5, +33.5]"]
     assert found["Alone"][:4] == ["35.0 ± 0.0"] * 4
-    assert found["Pooled"][:4] == ["95.0 ± 0.0"] * 4  # the ceiling stands with its last, though it sent more
+    assert found["Alone"][5:8] == ["-"] * 3  # nothing travelled: there is no shared model
+    assert found["Pooled"][:4] == [
+        "not yet",
+        "not yet",
+        "95.0 ± 0.0",
+        "-",
+    ]  # what is trained for all the bytes counts for all
     assert found["each client's commonest label"][:4] == ["25.0 ± 0.0"] * 4
 
 
@@ -129,15 +95,12 @@ def test_places_side_by_side(tmp_path: Path) -> None:
         fill_seed(grid, seed, 0.01 * seed)
     assert grid.report is not None
     write_page(grid, grid.report)
-    assert "Side by side" not in grid.report.page.read_text(
-        encoding="utf8"
-    )  # one place has a reference: nothing to set beside
+    assert "| after 20 rounds |" in grid.report.page.read_text(encoding="utf8")  # one place has a reference: its table
     for seed in (0, 1, 2):
         fill(grid.cell("reference", "u", 0.3, seed), [point(n, 0.1 * n, n * 5 * MB) for n in (2, 4, 6, 8)])
     fill(grid.cell("ours", "u", 0.3, 1), [point(n, 0.1 * n + 0.14, n * 5 * MB // 2) for n in (2, 4, 6, 8)])
-    first, within, test, lately = overview({place.task: place for place in load_places(grid)}, grid.report).split(
-        "\n\n"
-    )
+    tables = overview({place.task: place for place in load_places(grid)}, grid.report)
+    first, within, test, lately, sent = tables.split("\n\n")
     assert cells(first) == {
         "personalised, at equal rounds": ["t", "u"],
         "each client's commonest label": ["25.0", "25.0"],
@@ -150,9 +113,11 @@ def test_places_side_by_side(tmp_path: Path) -> None:
     assert cells(test)["Ours"] == ["71.0 (+11.0)", "74.0 (+14.0), 1 of 3 seeds"]
     assert cells(lately)["Reference"] == ["30.0", "30.0"]  # as in test_the_last_evaluations
     assert "each client's commonest label" not in cells(test)
+    assert (cells(sent)["Reference"], cells(sent)["Ours"]) == (["40 (1.00)"] * 2, ["20 (0.50)"] * 2)
+    assert not {"Alone", "Pooled"} & set(cells(sent))  # free
     write_page(grid, grid.report)
     text = grid.report.page.read_text(encoding="utf8")
-    assert text.index("### Side by side") < text.index("| 91.0 (+11.0) |") < text.index("### t, alpha 0.3")
+    assert text.index("| 91.0 (+11.0) |") < text.index("![t, alpha 0.3") < text.index("[All tables](page/g.md)")
 
 
 def test_a_reading_that_one_seed_lacks_gives_no_mean_side_by_side(three: ComparisonGrid) -> None:
@@ -205,12 +170,32 @@ def test_an_evaluation_that_is_too_late_for_the_bytes_is_not_there_yet(tmp_path:
 def test_to_a_target(three: ComparisonGrid) -> None:
     """Half of .8 is .4: the reference has it at round 4, ours (.3, .5 and more) at round 4, with 10 MB."""
     found = rows(to_target, three)
-    assert next(iter(found)) == "to a personalised figure of 40.0 ± 0.0"
+    assert next(iter(found)) == "to a personalised figure of 40.0 ± 0.0"  # over the 25.0 of commonest labels
     assert found["Reference"] == ["4.0 ± 0.0", "20.0 ± 0.0", "40.0 ± 0.0", "4.0 ± 0.0"]
     assert found["Ours"] == ["4.0 ± 0.0", "10.0 ± 0.0", "40.0 ± 0.0", "4.0 ± 0.0"]
     assert found["Alone"][0] == "never"
     assert found["Pooled"][0] == "reached by its end"
     assert found["each client's commonest label"][0] == "never"
+
+
+def test_a_target_that_commonest_labels_reach_is_said(tmp_path: Path) -> None:
+    grid = make(tmp_path, [0], report={"page": "page.md", "reference": "reference", "target": 0.3})
+    fill_seed(grid, 0)
+    assert (
+        next(iter(rows(to_target, grid)))
+        == "to a personalised figure of 24.0, less than each client's commonest label gives"
+    )
+
+
+def test_seconds_of_which_the_whole_alone_is_known_are_spread_evenly(tmp_path: Path) -> None:
+    """80 s in 8 rounds by the clock, 70 of them in the first two: 40 s at round 4; by processor time what was measured."""
+    grid = make(tmp_path, [0])
+    fill_seed(grid, 0)
+    uneven = [point(n, 0.1 * n, n * MB, seconds=s, side_by_side=s / 8) for n, s in ((2, 70.0), (4, 72.0), (8, 80.0))]
+    fill(grid.cell("ours", "t", 0.3, 0), uneven)
+    assert rows(to_target, grid)["Ours"] == ["4.0", "4.0", "40.0", "5.0"]
+    fill(grid.cell("ours", "t", 0.3, 0), uneven, clock="processor")
+    assert rows(to_target, grid)["Ours"] == ["4.0", "4.0", "72.0", "9.0"]
 
 
 def test_a_target_that_one_seed_never_reaches_is_said(tmp_path: Path) -> None:
@@ -239,8 +224,11 @@ def test_seeds_that_are_missing_or_failed_are_named(three: ComparisonGrid) -> No
         found = rows(table, three)
         assert "Ours (2 of 3 seeds)" in found
         assert "Pooled (2 of 3 seeds, 1 could not go on)" in found
-        assert found["Alone (0 of 3 seeds)"][0] == "missing"
+        assert not [name for name in found if name.startswith("Alone")]
     assert rows(equal_rounds, three)["Ours (2 of 3 seeds)"][0] == "91.0 ± 1.4"  # .90 and .92
+    assert three.report is not None
+    write_page(three, three.report)
+    assert "Not run here: Alone." in three.report.page.read_text(encoding="utf8")
 
 
 def test_differences_are_seed_by_seed(tmp_path: Path) -> None:
@@ -264,7 +252,7 @@ def test_with_fewer_seeds_the_interval_is_over_clients_where_they_are_the_same(t
     for method, own in (("ours", [9, 15]), ("reference", [5, 15])):
         figure = sum(own) / 40
         counts = {"examples": [10, 30], "personalised": own, "shared": own}
-        fill(grid.cell(method, "t", 0.3, 0), [point(8, figure, shared=figure)], clients=counts)
+        fill(grid.cell(method, "t", 0.3, 0), [point(8, figure, MB, shared=figure)], clients=counts)
     (place,) = load_places(grid)
     found = difference(place, "ours", "reference", personalised)
     assert isinstance(found, Interval)
@@ -303,44 +291,4 @@ def test_how_numbers_are_said() -> None:
     assert (percent([]), percent([None]), percent([0.123])) == ("missing", "-", "12.3")
     assert (number([1234.4]), number([12.34])) == ("1,234", "12.3")
     assert (points(-0.0123), points(None), points(Interval(0.01, -0.02, 0.04))) == ("-1.2", "", "+1.0 [-2.0, +4.0]")
-
-
-def test_the_page_is_written_between_its_marks_and_draws_its_picture(three: ComparisonGrid) -> None:
-    assert three.report is not None
-    write_page(three, three.report)
-    text = three.report.page.read_text(encoding="utf8")
-    assert text.startswith("Before\n<!-- g -->\nMade by `fedpeptao compare")
-    assert text.endswith("\n<!-- /g -->\nAfter\n")
-    assert "12 runs, on a CPU; Python 3.11.7, torch 2.13.0." in text
-    assert "### t, alpha 0.3\n" in text
-    assert "Reference: Reference; in brackets 95 % t intervals over the 3 seeds." in text
-    assert "![t, alpha 0.3: personalised figure by round and by traffic](images/compare-g-t-alpha0.3.svg)" in text
-    picture = three.report.page.parent / "images" / "compare-g-t-alpha0.3.svg"
-    drawn = picture.read_bytes()
-    assert drawn.startswith(b"<?xml")
-    write_page(three, three.report)
-    assert three.report.page.read_text(encoding="utf8") == text
-    assert picture.read_bytes() == drawn
-
-
-def test_more_rows_than_colours_are_not_drawn(three: ComparisonGrid, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert three.report is not None
-    monkeypatch.setattr("fedpeptao.comparison.curves.COLOURS", ("red", "blue", "green"))
-    write_page(three, three.report)
-    assert "![" not in three.report.page.read_text(encoding="utf8")
-
-
-def test_a_page_without_a_place_for_the_grid_is_refused(three: ComparisonGrid) -> None:
-    assert three.report is not None
-    three.report.page.write_text("Nothing\n", encoding="utf8")
-    with pytest.raises(InputError, match=r"it has no place for this grid's tables\. Write <!-- g --> and <!-- /g -->"):
-        write_page(three, three.report)
-
-
-def test_a_page_of_nothing_yet_says_so(tmp_path: Path) -> None:
-    grid = make(tmp_path, [0])
-    assert grid.report is not None
-    write_page(grid, grid.report)
-    text = grid.report.page.read_text(encoding="utf8")
-    assert "Without a run of the reference so far, and so without tables: t, alpha 0.3." in text
-    assert "![" not in text
+    assert points(Interval(0.01, -0.02, 0.04, over_seeds=False)) == "+1.0 (-2.0, +4.0)"

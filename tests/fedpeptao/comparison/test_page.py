@@ -1,0 +1,71 @@
+"""The page of a grid: between its marks the figures and pictures, beside it a page of all its tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fedpeptao.comparison.grid import ComparisonGrid
+from fedpeptao.comparison.page import write_page
+from fedpeptao.errors import InputError
+from tests.fedpeptao.comparison.made_up import MB, fill, make, point
+
+
+def test_the_page_is_written_between_its_marks_and_draws_its_picture(three: ComparisonGrid) -> None:
+    assert three.report is not None
+    write_page(three, three.report)
+    text = three.report.page.read_text(encoding="utf8")
+    assert text.startswith("Before\n<!-- g -->\nMade by `fedpeptao compare")
+    assert text.endswith("\n<!-- /g -->\nAfter\n")
+    assert "12 runs, on a CPU; Python 3.11.7, torch 2.13.0." in text
+    assert "**t, alpha 0.3.** Accuracy in percent, differences in points." in text
+    assert "![t, alpha 0.3: figures by round and by traffic](images/compare-g-t-alpha0.3.svg)" in text
+    picture = three.report.page.parent / "images" / "compare-g-t-alpha0.3.svg"
+    drawn = picture.read_bytes()
+    assert drawn.startswith(b"<?xml")
+    tables = three.report.page.parent / "page" / "g.md"
+    assert "12 runs, on a CPU" in tables.read_text(encoding="utf8")
+    heads = (
+        "after 20 rounds",
+        "over the last 5 evaluations",
+        "within the reference's bytes",
+        "to a personalised figure of",
+    )
+    places = [tables.read_text(encoding="utf8").index(f"| {head}") for head in heads]
+    assert places == sorted(places)
+    write_page(three, three.report)
+    assert three.report.page.read_text(encoding="utf8") == text
+    assert picture.read_bytes() == drawn
+
+
+def test_seconds_of_unlike_machines_are_said(three: ComparisonGrid) -> None:
+    assert three.report is not None
+    write_page(three, three.report)
+    assert "types of CPU" not in three.report.page.read_text(encoding="utf8")
+    fill(three.cell("ours", "t", 0.3, 0), [point(8, 0.9, 20 * MB)], cpu="another CPU")
+    write_page(three, three.report)
+    assert "Seconds are of 2 types of CPU" in three.report.page.read_text(encoding="utf8")
+
+
+def test_more_rows_than_colours_are_not_drawn(three: ComparisonGrid, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert three.report is not None
+    monkeypatch.setattr("fedpeptao.comparison.curves.COLOURS", ("red", "blue", "green"))
+    write_page(three, three.report)
+    assert "![" not in three.report.page.read_text(encoding="utf8")
+
+
+def test_a_page_without_a_place_for_the_grid_is_refused(three: ComparisonGrid) -> None:
+    assert three.report is not None
+    three.report.page.write_text("Nothing\n", encoding="utf8")
+    with pytest.raises(InputError, match=r"it has no place for this grid's tables\. Write <!-- g --> and <!-- /g -->"):
+        write_page(three, three.report)
+
+
+def test_a_page_of_nothing_yet_says_so(tmp_path: Path) -> None:
+    grid = make(tmp_path, [0])
+    assert grid.report is not None
+    write_page(grid, grid.report)
+    text = grid.report.page.read_text(encoding="utf8")
+    assert "Without a run of the reference so far, and so without tables: t, alpha 0.3." in text
+    assert "![" not in text
