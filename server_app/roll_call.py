@@ -27,6 +27,8 @@ from strategies.selection import best_layers, layer_count, mean_scores
 
 MOST_OWN = 10**8
 """Examples of a node's own that are believed: far above any, and far below what sums and seconds would suffer from."""
+MOST_LABELS = 10_000
+"""Classes that are believed where `labels` names none: every client gets an output of the head for each of them."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def agree_labels(settings: Settings, found: RollCall) -> tuple[str, ...]:
     """The classes, in the order of the head's outputs: the setting, else the sorted union of what clients saw.
 
     Raises:
-        InputError: a client has a label that the setting lacks, or there are fewer than two.
+        InputError: a client has a label that the setting lacks, or there are fewer than two, or without the setting too many.
     """
     seen = {label for reply in found.replies.values() for label in reply.labels}
     given = settings.data.named_labels
@@ -108,6 +110,9 @@ def agree_labels(settings: Settings, found: RollCall) -> tuple[str, ...]:
             f"clients also have {', '.join(strange[:5])}",
             "Add them, or leave it empty",
         )
+    if not given and len(labels) > MOST_LABELS:
+        problem = f"clients have {len(labels)} different labels, and {MOST_LABELS} are believed"
+        raise InputError("labels", settings.data.labels, problem, "Check label-column, or name the classes in labels")
     if len(labels) < 2 or len(set(labels)) < len(labels):
         raise InputError(
             "labels", ", ".join(labels), "at least two different ones are needed", "Check the data's labels"
@@ -208,6 +213,8 @@ def differing(settings: Settings, reply: RollCallReply) -> str:
 def _check_numbers(reply: RollCallReply, settings: Settings) -> None:
     """What a client says of itself is possible: parts of the server's own data set, if there is one; K_i by the settings.
 
+    Scores are of all layers, or none.
+
     Raises:
         MessageError: it is not.
     """
@@ -221,8 +228,12 @@ def _check_numbers(reply: RollCallReply, settings: Settings) -> None:
         raise MessageError(f"client {reply.client} has {has}, the data set {most[0]} and {most[1]}")
     if reply.steps != (agreed := settings.local.steps(reply.examples)):
         raise MessageError(f"client {reply.client} takes {reply.steps} steps a round, by the settings {agreed}")
+    if reply.scores and len(reply.scores) != (layers := resources.backbone(settings).num_layers):
+        raise MessageError(f"client {reply.client} has {len(reply.scores)} layer scores, the model {layers} layers")
     if not all(map(math.isfinite, reply.scores)):
         raise MessageError(f"client {reply.client} has layer scores that are not finite")
+    if len(reply.labels) > max(MOST_LABELS, len(settings.data.named_labels)):
+        raise MessageError(f"client {reply.client} has {len(reply.labels)} labels, and {MOST_LABELS} are believed")
 
 
 def _most_examples(settings: Settings) -> tuple[int, int]:

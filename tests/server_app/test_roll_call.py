@@ -14,12 +14,12 @@ from federation.messages import RollCallReply
 from federation.settings import Settings, parse
 from fedpeptao.errors import InputError, RunError
 from server_app import roll_call
-from server_app.roll_call import RollCall
+from server_app.roll_call import MOST_LABELS, RollCall
 from strategies.roster import Cohort
 from tests.small_runs import Flat
 
 MakeFlat = Callable[..., Flat]
-GOOD = {i: RollCallReply(i, 10 + i, 3, 2, ["b", "a"], "hash", scores=[1.0 + i, 2.0, 0.5]) for i in range(5)}
+GOOD = {i: RollCallReply(i, 10 + i, 3, 2, ["b", "a"], "hash", scores=[1.0 + i, 2.0]) for i in range(5)}
 
 
 @pytest.fixture
@@ -41,7 +41,9 @@ def two_nodes(replies: dict[int, RollCallReply] = GOOD) -> dict[int, list[RollCa
 
 
 def found(**changes: object) -> RollCall:
-    return RollCall({i: replace(r, **changes) for i, r in GOOD.items()}, dict.fromkeys(GOOD, 1000))  # type: ignore[arg-type]
+    """Of a model of three layers."""
+    third = {i: replace(reply, scores=[*reply.scores, 0.5]) for i, reply in GOOD.items()}
+    return RollCall({i: replace(r, **changes) for i, r in third.items()}, dict.fromkeys(GOOD, 1000))  # type: ignore[arg-type]
 
 
 # -- the call ----------------------------------------------------------------------------------------------
@@ -132,7 +134,9 @@ def test_an_answer_that_cannot_be_read_stops_the_run(settings: Settings) -> None
         ({"validation_examples": -1, "commonest": -1}, "commonest = -1 of -1"),
         ({"steps": 0}, "client 1 takes 0 steps a round, by the settings 2"),
         ({"steps": 10**9}, "client 1 takes 1000000000 steps a round, by the settings 2"),
-        ({"scores": [1.0, float("nan"), 0.5]}, "client 1 has layer scores that are not finite"),
+        ({"scores": [1.0, float("nan")]}, "client 1 has layer scores that are not finite"),
+        ({"scores": [1.0]}, "client 1 has 1 layer scores, the model 2 layers"),
+        ({"labels": [str(i) for i in range(MOST_LABELS + 1)]}, "client 1 has 10001 labels, and 10000 are believed"),
     ],
 )
 def test_impossible_numbers_stop_the_run(settings: Settings, wrong: dict[str, object], why: str) -> None:
@@ -197,6 +201,19 @@ def test_fewer_than_two_different_labels_are_refused(make_flat: MakeFlat, settin
     assert caught.value.key == "labels"
 
 
+def test_more_labels_than_are_believed_have_to_be_named(make_flat: MakeFlat) -> None:
+    """No client has too many, but all together do."""
+    heard, half = found(), MOST_LABELS // 2 + 1
+    names = [f"a{i}" for i in range(2 * half)]
+    heard.replies[1], heard.replies[2] = (replace(GOOD[1], labels=part) for part in (names[:half], names[half:]))
+    with pytest.raises(InputError, match=r"have 10004 different labels, and 10000 are believed\. Check label-column"):
+        roll_call.agree_labels(parse(make_flat()), heard)
+    named = parse(make_flat(labels=",".join([*names, "a", "b"])))
+    assert len(roll_call.agree_labels(named, heard)) == 10004
+    many = replace(GOOD[1], labels=names)
+    assert roll_call.call(grid_of(two_nodes({**GOOD, 1: many})), named, "run", score=False).replies[1] == many
+
+
 # -- layers ------------------------------------------------------------------------------------------------
 
 
@@ -230,7 +247,7 @@ def test_clients_without_scores_are_left_out_and_none_at_all_is_refused(settings
         roll_call.layer_scores(settings, heard)
     assert caught.value.key == "layers"
     heard.replies[4] = GOOD[4]
-    assert roll_call.layer_scores(settings, heard) == [5.0, 2.0, 0.5]
+    assert roll_call.layer_scores(settings, heard) == [5.0, 2.0]
 
 
 @pytest.mark.parametrize(("setting", "chosen"), [("all", (0, 1, 2)), ("2,0", (0, 2)), ("1", (1,)), (" 2 , 2", (2,))])
