@@ -21,6 +21,8 @@ from federation.messages import ROLL_CALL, MessageError, RollCallAsk, RollCallRe
 from federation.randomness import generator
 from federation.settings import Settings, layer_list
 from fedpeptao.errors import InputError, RunError
+from server_app import classes
+from server_app.console import classes_line, say, some
 from server_app.progress import with_progress
 from strategies.roster import Cohort
 from strategies.selection import best_layers, layer_count, mean_scores
@@ -97,29 +99,35 @@ def call(grid: Grid, settings: Settings, run: str, score: bool) -> RollCall:
 def agree_labels(settings: Settings, found: RollCall) -> tuple[str, ...]:
     """The classes, in the order of the head's outputs: the setting, else the sorted union of what clients saw.
 
+    Shows how many clients have each, and warns of names that may be meant for one class.
+
     Raises:
         InputError: a client has a label that the setting lacks, or there are fewer than two, or without the setting too many.
     """
-    seen = {label for reply in found.replies.values() for label in reply.labels}
+    seen = classes.holders({client: reply.labels for client, reply in found.replies.items()})
     given = settings.data.named_labels
     labels = given or resources.classes(settings, seen)
-    if given and (strange := sorted(seen - set(given))):
-        raise InputError(
-            "labels",
-            settings.data.labels,
-            f"clients also have {', '.join(strange[:5])}",
-            "Add them, or leave it empty",
-        )
-    if not given and len(labels) > MOST_LABELS:
+    if given:
+        _check_known(settings, seen, found.nodes)
+    elif len(labels) > MOST_LABELS:
         problem = f"clients have {len(labels)} different labels, and {MOST_LABELS} are believed"
         raise InputError("labels", settings.data.labels, problem, "Check label-column, or name the classes in labels")
     if len(labels) < 2 or len(set(labels)) < len(labels):
         raise InputError(
             "labels", ", ".join(labels), "at least two different ones are needed", "Check the data's labels"
         )
+    say(classes_line({classes.plain(label): len(seen.get(label, ())) for label in labels}, len(found.replies)))
+    if not given:
+        classes.warn_of_alike(seen, found.nodes)
     if settings.federation.own_data:  # one data set was checked as a whole
         _check_test(settings, labels)
     return tuple(labels)
+
+
+def _check_known(settings: Settings, seen: Mapping[str, list[int]], nodes: Mapping[int, int]) -> None:
+    if strange := {label: seen[label] for label in sorted(set(seen) - set(settings.data.named_labels))[:5]}:
+        problem = f"clients also have {classes.with_holders(strange, nodes)}"
+        raise InputError("labels", settings.data.labels, problem, "Add them, mend the data, or leave it empty")
 
 
 def _check_test(settings: Settings, labels: Sequence[str]) -> None:
@@ -248,11 +256,11 @@ def _check(found: RollCall, settings: Settings) -> None:
     wanted = settings.federation.clients
     missing = sorted(set(range(wanted)) - set(found.replies))
     if missing:
-        raise RunError(f"{len(missing)} of {wanted} clients did not answer the roll call: {_some(missing)}")
+        raise RunError(f"{len(missing)} of {wanted} clients did not answer the roll call: {some(missing)}")
     faults = {client: reply.fault for client, reply in sorted(found.replies.items()) if reply.fault}
     if faults:
         client, fault = next(iter(faults.items()))
-        others = f" ({len(faults)} clients in all: {_some(list(faults))})" if len(faults) > 1 else ""
+        others = f" ({len(faults)} clients in all: {some(list(faults))})" if len(faults) > 1 else ""
         raise InputError(
             "clients", wanted, f"client {client} is at fault{others}: {fault}", "Mend its data or its node"
         )
@@ -264,8 +272,3 @@ def _check(found: RollCall, settings: Settings) -> None:
             f"clients hold {len(kinds)} different versions of it",
             "Run the same data set and Python version on all nodes",
         )
-
-
-def _some(clients: list[int]) -> str:
-    shown = ", ".join(str(client) for client in clients[:10])
-    return shown + (", .." if len(clients) > 10 else "")

@@ -189,9 +189,45 @@ def test_the_setting_gives_their_order_and_may_name_more(make_flat: MakeFlat) ->
 
 
 def test_a_label_that_the_setting_lacks_is_refused(make_flat: MakeFlat) -> None:
-    with pytest.raises(InputError, match="clients also have b") as caught:
-        roll_call.agree_labels(parse(make_flat(labels="a,c")), found())
+    heard = found()
+    heard.replies[3] = replace(GOOD[3], labels=["a", "A "])
+    with pytest.raises(InputError) as caught:
+        roll_call.agree_labels(parse(make_flat(labels="a,c")), heard)
     assert (caught.value.key, caught.value.value) == ("labels", "a,c")
+    assert caught.value.problem == "clients also have 'A ' (client 3 on node 1000), b (4 clients: 0, 1, 2, 4)"
+
+
+def test_how_many_clients_have_each_class_is_shown(make_flat: MakeFlat, shown: list[str]) -> None:
+    heard = found()
+    heard.replies[3] = replace(GOOD[3], labels=["a"])
+    roll_call.agree_labels(parse(make_flat(labels="c,b,a")), heard)
+    assert shown == ["Classes, and how many of 5 clients have each: c (0), b (4), a (5)"]
+
+
+def test_names_that_may_be_meant_for_one_class_are_warned_of(
+    settings: Settings, shown: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    heard = found(labels=["negative", "positive"])
+    heard.replies[1] = replace(GOOD[1], labels=["Negative", "positive"])
+    heard.replies[4] = replace(GOOD[4], labels=["negative ", "positive"])
+    assert len(roll_call.agree_labels(settings, heard)) == 4
+    who = "Negative (client 1 on node 1000), negative (3 clients: 0, 2, 3), 'negative ' (client 4 on node 1000)"
+    assert shown[1:] == [
+        f"Classes that differ only by case or blanks: {who}",
+        "  Names that are meant for one class have to be the same in the data of all clients",
+    ]
+    (told,) = [record for record in caplog.records if record.getMessage() == "classes alike"]
+    assert told.levelname == "WARNING"
+    assert told.fields["classes"] == {"Negative": [1], "negative": [0, 2, 3], "negative ": [4]}  # type: ignore[attr-defined]
+
+
+def test_classes_alike_are_no_flood_and_those_named_by_hand_are_meant(make_flat: MakeFlat, shown: list[str]) -> None:
+    names = [name for i in range(7) for name in (f"a{i}", f"A{i}")]
+    roll_call.agree_labels(parse(make_flat()), found(labels=names))
+    assert len(shown) == 1 + 5 + 1
+    assert shown[-1].startswith("  2 more are alike. ")
+    roll_call.agree_labels(parse(make_flat(labels=",".join(names))), found(labels=names))
+    assert len(shown) == 7 + 1
 
 
 @pytest.mark.parametrize(("setting", "seen"), [("", ["a"]), ("a", ["a"]), ("a,b,a", ["a", "b"])])
