@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 from dataclasses import dataclass
+from typing import Literal
 
 _TAB = "\t"
 
@@ -55,7 +56,7 @@ def read_separated(content: str, separator: str) -> Separated:
     return plain if several and len(quoted.rows) < len(plain.rows) else quoted
 
 
-def _read(content: str, separator: str, quoting: int) -> Separated | UnevenError:
+def _read(content: str, separator: str, quoting: Literal[0, 3]) -> Separated | UnevenError:
     csv.field_size_limit(max(csv.field_size_limit(), len(content)))
     reader = csv.reader(io.StringIO(content, newline=""), delimiter=separator, quoting=quoting, strict=True)
     names: list[str] = []
