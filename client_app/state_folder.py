@@ -16,8 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from federation.run_paths import CLIENTS
+from fedpeptao.errors import InputError
 
 _LOCK = ".lock"
+_CLIENT = re.compile(r"client-[0-9]+")
 _STATE = re.compile(r"round-([0-9]+)\.safetensors")
 
 
@@ -135,10 +137,34 @@ class KeptRun:
 
 
 def kept_runs(place: Path) -> list[KeptRun]:
-    """All runs with client states in a place, by name; [] if there is no such place."""
+    """All runs with client states in a place, by name; [] if there is no such place.
+
+    A run's folder is one whose `clients` holds what stands here and nothing else: other programs have folders of that name, too.
+
+    Raises:
+        InputError: the place is above one that holds runs, as the folder of a node (`start supernode --state`) is.
+    """
     if not place.is_dir():
         return []
-    return [_kept_run(path) for path in sorted(place.iterdir()) if (path / CLIENTS).is_dir()]
+    paths = sorted(place.iterdir())
+    for above in (place, *paths):
+        if any(_holds_states(run / CLIENTS) for run in _inside(above / CLIENTS)):
+            problem = f"no runs lie there: client states of runs are in {above / CLIENTS}"
+            raise InputError("--state-dir", str(place), problem, "Give that folder")
+    return [_kept_run(path) for path in paths if _holds_states(path / CLIENTS)]
+
+
+def _holds_states(folder: Path) -> bool:
+    inside = _inside(folder)
+    return bool(inside) and all(path.name == _LOCK or _CLIENT.fullmatch(path.name) for path in inside)
+
+
+def _inside(folder: Path) -> list[Path]:
+    """What lies in it; [] if it is no folder, or none that this user can look into."""
+    try:
+        return list(folder.iterdir())
+    except OSError:
+        return []
 
 
 def _kept_run(path: Path) -> KeptRun:

@@ -6,6 +6,7 @@ Every message names the file's line or the data set's row, since the file is wha
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -97,15 +98,21 @@ def read_jsonl(path: str, columns: Columns, key: str) -> Dataset:
 
 
 def absolute_file(path: str, key: str) -> Path:
-    """The path of a file that is there, or an InputError under the setting's key."""
+    """The path of a file that is there and may be read, or an InputError under the setting's key."""
     file = Path(path)
     if not file.is_absolute():
         mend = "Give an absolute path: a run does not start in the folder you are in"
         raise InputError(key, path, "this path is relative", mend)
-    if not file.exists():
-        raise InputError(key, path, "there is no such file", "Check the path")
-    if not file.is_file():
-        raise InputError(key, path, "this is not a file", "Give the path of one file")
+    try:
+        if not file.exists():
+            raise InputError(key, path, "there is no such file", "Check the path")
+        if not file.is_file():
+            raise InputError(key, path, "this is not a file", "Give the path of one file")
+    except OSError as error:
+        problem = f"it cannot be looked for ({error.strerror})"
+        raise InputError(key, path, problem, "Check the path and the rights of its folders") from error
+    if not os.access(file, os.R_OK):
+        raise InputError(key, path, "the file may not be read", "Check its rights")
     return file
 
 

@@ -1,4 +1,4 @@
-"""CSV, TSV and parquet files of the user's own, read by pandas and pyarrow; what comes out is checked as JSON lines are."""
+"""CSV, TSV and parquet files of the user's own, read by csv and pyarrow; what comes out is checked as JSON lines are."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from pyarrow import parquet
 
 from data.endings import PARQUET, SEPARATORS
 from data.readers import Columns, absolute_file, checked, read_jsonl
+from data.separated import UnevenError, read_separated
 from fedpeptao.errors import InputError
+
+_NAMES = {",": "comma", "\t": "tab"}
 
 
 def read_file(path: str, columns: Columns, key: str) -> Dataset:
@@ -25,7 +28,8 @@ def read_file(path: str, columns: Columns, key: str) -> Dataset:
 
     Raises:
         InputError: the path is relative, missing or no file; the file is empty or not what its ending says; a column is missing;
-            a row has a text, a label or a client that is null or empty.
+            a row has a text, a label or a client that is null or empty; a row of a .csv or .tsv has more or fewer fields than
+            the first line.
     """
     ending = Path(path).suffix.lower()
     if ending == PARQUET:
@@ -36,15 +40,20 @@ def read_file(path: str, columns: Columns, key: str) -> Dataset:
 
 
 def _separated(file: Path, separator: str) -> pd.DataFrame:
-    """Every cell as the text that stands there: "NA" is a text, and 01 is not 1."""
-    return pd.read_csv(file, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    """Every cell as the text that stands there: "NA" is a text, and 01 is not 1. Of two columns of one name the first."""
+    table = read_separated(file.read_bytes().decode("utf-8-sig"), separator)
+    frame = pd.DataFrame([fields for _, fields in table.rows], columns=table.names, dtype=object)
+    return frame.loc[:, ~frame.columns.duplicated()]
 
 
 def _table(path: str, columns: Columns, key: str, read: Callable[[Path], pd.DataFrame]) -> Dataset:
     file = absolute_file(path, key)
     try:
         frame = read(file)
-    except (OSError, ValueError, pa.ArrowException) as error:  # pandas' parser errors are ValueErrors
+    except UnevenError as error:
+        mend = f"Enclose a field that holds a {_NAMES[SEPARATORS[file.suffix.lower()]]} in quotes, and double quotes inside it"
+        raise InputError(key, path, str(error), mend) from error
+    except (OSError, ValueError, pa.ArrowException) as error:  # UnicodeDecodeError is a ValueError
         reason = str(error).strip().partition("\n")[0]
         raise InputError(
             key, path, f"it is no {file.suffix} file that can be read ({reason})", "Check the file and its ending"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -62,7 +63,7 @@ def parse_node_config(given: Mapping[str, Scalar]) -> NodeConfig:
     """From Flower's node-config.
 
     Raises:
-        InputError: a key that is none, a value that cannot be, or a file that is not there.
+        InputError: a key that is none, a value that cannot be, or a file that is not there or may not be read.
     """
     names = {f.name.replace("_", "-"): f.name for f in fields(NodeConfig)}
     if unknown := sorted(given.keys() - names.keys()):
@@ -93,6 +94,19 @@ def _check_paths(given: Mapping[str, Scalar]) -> None:
         path = str(given.get(key, ""))
         if path and not Path(path).is_absolute():
             raise InputError(key, path, "it has to be an absolute path", "Begin it with /")
-        if path and key != "state-dir" and not Path(path).is_file():
-            mend = f"Mend the path (--{key} of fedpeptao start supernode)"
-            raise InputError(key, path, "there is no such file on this node", mend)
+        if path and key != "state-dir":
+            _check_file(key, path)
+
+
+def _check_file(key: str, path: str) -> None:
+    option = f"--{key} of fedpeptao start supernode"
+    try:
+        there = Path(path).is_file()
+    except OSError as error:
+        mend = f"Let the node's user into its folder, or name another file ({option})"
+        raise InputError(key, path, f"this node cannot look for it ({error.strerror})", mend) from error
+    if not there:
+        raise InputError(key, path, "there is no such file on this node", f"Mend the path ({option})")
+    if not os.access(path, os.R_OK):
+        mend = f"Let the node's user read it, or name another file ({option})"
+        raise InputError(key, path, "this node may not read it", mend)

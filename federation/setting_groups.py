@@ -79,7 +79,7 @@ class DataSettings:
     text_pair_column: str = kinds.text()
     label_column: str = kinds.name()
     partition_column: str = kinds.text()
-    labels: str = kinds.text()
+    labels: str = kinds.names()
     validation_fraction: float = kinds.setting("a number between 0 and 1", lambda v: 0 < v < 1)
     test_fraction: float = kinds.setting("a number between 0 and 1", lambda v: 0 < v < 1)
     train_examples: int = kinds.whole(0)

@@ -56,6 +56,14 @@ def name() -> Any:
     return setting("a text that is not empty", lambda v: bool(v.strip()))
 
 
+def names() -> Any:
+    """Names in an order, or none: a comma at the end would make one of nothing."""
+    return setting(
+        "names with commas between them, none of them empty, or nothing",
+        lambda v: v == "" or all(part.strip() for part in v.split(",")),
+    )
+
+
 def path() -> Any:
     """A place that every process finds, wherever it was started."""
     return setting("an absolute path, or nothing", lambda v: v == "" or Path(v).is_absolute())

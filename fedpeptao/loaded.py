@@ -203,7 +203,7 @@ def _own_parameters(saved: Saved, client: int, state_dir: Path | None) -> tuple[
         there = sorted(path.name for path in (folder / f"client-{client}").glob("*.safetensors"))
         other = f", only {' and '.join(there)} of another round, run or version, or damaged" if there else ""
         problem = f"its state of round {made}, its last, is not in {folder}{other}"
-        mend = "On the client's node give --state-dir, the state-dir of the node"
+        mend = "On the client's node give --state-dir, the folder clients in the --state of the node"
         raise InputError("--client", client, problem, mend)
     if finally_trained:
         return state.local, ()

@@ -222,7 +222,8 @@ def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "--state-dir",
         type=Path,
         metavar="FOLDER",
-        help="where a node keeps its clients' states, if not in the run's folder (needs --client)",
+        help="where a node keeps its clients' states, the folder clients in its --state, if not in the run's folder "
+        "(needs --client)",
     )
     parser.add_argument(
         "--run-config",

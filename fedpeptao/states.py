@@ -27,7 +27,10 @@ def add_states(subparsers: Subparsers) -> None:
         "States that a living process works with stay.",
     )
     parser.add_argument(
-        "--state-dir", type=Path, metavar="DIR", help="a node's own state-dir, or a runs-dir (default: the runs folder)"
+        "--state-dir",
+        type=Path,
+        metavar="DIR",
+        help="of a node: the folder clients in its --state; or a runs-dir (default: the runs folder)",
     )
     parser.add_argument("--older-than", type=float, metavar="DAYS", help="only runs whose states are as old")
     parser.add_argument(
@@ -40,7 +43,11 @@ def add_states(subparsers: Subparsers) -> None:
 def _states(arguments: argparse.Namespace) -> int:
     place = arguments.state_dir.expanduser().resolve() if arguments.state_dir else runs_folder(parse(defaults()))
     now = time.time()
-    kept = _chosen(kept_runs(place), arguments, place, now)
+    try:
+        kept = _chosen(kept_runs(place), arguments, place, now)
+    except OSError as error:
+        mend = "Call it as the user that the runs have"
+        raise InputError("--state-dir", str(place), f"it cannot be looked into ({error.strerror})", mend) from error
     if arguments.remove is not None:
         return _remove(kept, arguments.json)
     if arguments.json:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import sys
 from collections.abc import Iterator, Mapping
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.endings import JSON_LINES, SEPARATORS
+from data.separated import UnevenError, read_separated
 from fedpeptao.errors import InputError
 
 STDIN = "-"
@@ -32,7 +32,7 @@ def read_texts(given: str, text_column: str, pair_column: str) -> Texts:
         text_column: of JSON lines and tables, as for pair_column; second texts are there if the first row has some.
 
     Raises:
-        InputError: no such file, or a row without a text, by its line.
+        InputError: no such file, or a row without a text, or with more or fewer fields than the first line has, by its line.
     """
     content = _content(given)
     ending = Path(given).suffix
@@ -41,8 +41,7 @@ def read_texts(given: str, text_column: str, pair_column: str) -> Texts:
     if ending in (*JSON_LINES, ".ndjson"):
         return _columns(list(_objects(content, given)), given, text_column, pair_column)
     if ending in SEPARATORS:
-        rows = csv.DictReader(content.splitlines(keepends=True), delimiter=SEPARATORS[ending])
-        return _columns([(rows.line_num, row) for row in rows], given, text_column, pair_column)
+        return _columns(list(_rows(content, SEPARATORS[ending], given)), given, text_column, pair_column)
     return _lines(content, given)
 
 
@@ -82,6 +81,17 @@ def _objects(content: str, given: str) -> Iterator[tuple[int, Mapping[str, objec
         if not isinstance(row, dict):
             raise InputError(_KEY, given, f"line {number} is no JSON object", "Give one JSON object per line")
         yield number, row
+
+
+def _rows(content: str, separator: str, given: str) -> Iterator[tuple[int, Mapping[str, object]]]:
+    try:
+        table = read_separated(content, separator)
+    except UnevenError as error:
+        raise InputError(
+            _KEY, given, str(error), "Enclose such a field in quotes, and double quotes inside it"
+        ) from error
+    for number, fields in table.rows:
+        yield number, dict(zip(table.names, fields, strict=True))
 
 
 def _columns(rows: list[tuple[int, Mapping[str, object]]], given: str, text_column: str, pair_column: str) -> Texts:

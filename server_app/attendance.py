@@ -21,6 +21,7 @@ from federation.messages import ROLL_CALL, RollCallAsk, RollCallReply
 from federation.settings import Settings
 from fedpeptao.errors import RunError
 from server_app import roll_call
+from server_app.classes import plain
 from server_app.console import say, warn
 from server_app.roll_call import RollCall
 from strategies.shell import PromptStrategy
@@ -207,7 +208,7 @@ class Attendance:
             return f"it holds another version of the {'data set' if what == 'dataset' else what} than the server"
         labels = self.labels or self._settings.data.named_labels
         if labels and (strange := sorted(set(reply.labels) - set(labels))):
-            return f"it has labels that the run does not know: {', '.join(strange[:5])}"
+            return f"it has labels that the run does not know: {', '.join(map(plain, strange[:5]))}"
         found = (reply.examples, reply.steps)
         if (agreed := self.found.agreed.get(reply.client, found)) != found:
             began = f"{agreed[0]} examples and {agreed[1]} steps a round"

@@ -18,6 +18,7 @@ from strategies.selection import layer_count
 __all__ = [
     "MARK",
     "bytes_text",
+    "classes_line",
     "duration",
     "layers_table",
     "ratio_table",
@@ -25,6 +26,7 @@ __all__ = [
     "round_line",
     "say",
     "settings_table",
+    "some",
     "summary_table",
     "traffic_table",
     "warn",
@@ -88,6 +90,13 @@ def traffic_table(entries: Sequence[tuple[str, int, int, bool]], all_layers_byte
     lines = [f"{title:<{width + 2}}  {'floats':>13}  {'bytes':>9}"]
     lines += [f"  {name:<{width}}  {n:>13,}  {bytes_text(b):>9}  {note}".rstrip() for name, n, b, note in rows]
     return "\n".join(lines)
+
+
+def classes_line(counts: Mapping[str, int], clients: int) -> str:
+    """How many of so many clients have each class."""
+    return _clip(
+        f"Classes, and how many of {clients} clients have each: {', '.join(f'{name} ({n})' for name, n in counts.items())}"
+    )
 
 
 def layers_table(scores: Sequence[float] | None, chosen: Sequence[int]) -> str:
@@ -193,6 +202,12 @@ def summary_table(summary: Mapping[str, Any]) -> str:
     lines = [f"Run {summary['status']}: {summary['rounds']} rounds{time}"]
     lines += [f"  {name:<{width}}  {value:<9}  {what}".rstrip() for name, value, what in rows]
     return "\n".join(lines)
+
+
+def some(clients: Sequence[int]) -> str:
+    """Their numbers, of ten at most."""
+    shown = ", ".join(str(client) for client in clients[:10])
+    return shown + (", .." if len(clients) > 10 else "")
 
 
 def bytes_text(size: float | None) -> str:

@@ -21,12 +21,16 @@ from federation.messages import ROLL_CALL, MessageError, RollCallAsk, RollCallRe
 from federation.randomness import generator
 from federation.settings import Settings, layer_list
 from fedpeptao.errors import InputError, RunError
+from server_app import classes
+from server_app.console import classes_line, say, some
 from server_app.progress import with_progress
 from strategies.roster import Cohort
 from strategies.selection import best_layers, layer_count, mean_scores
 
 MOST_OWN = 10**8
 """Examples of a node's own that are believed: far above any, and far below what sums and seconds would suffer from."""
+MOST_LABELS = 10_000
+"""Classes that are believed where `labels` names none: every client gets an output of the head for each of them."""
 
 
 @dataclass(frozen=True)
@@ -95,26 +99,35 @@ def call(grid: Grid, settings: Settings, run: str, score: bool) -> RollCall:
 def agree_labels(settings: Settings, found: RollCall) -> tuple[str, ...]:
     """The classes, in the order of the head's outputs: the setting, else the sorted union of what clients saw.
 
+    Shows how many clients have each, and warns of names that may be meant for one class.
+
     Raises:
-        InputError: a client has a label that the setting lacks, or there are fewer than two.
+        InputError: a client has a label that the setting lacks, or there are fewer than two, or without the setting too many.
     """
-    seen = {label for reply in found.replies.values() for label in reply.labels}
+    seen = classes.holders({client: reply.labels for client, reply in found.replies.items()})
     given = settings.data.named_labels
     labels = given or resources.classes(settings, seen)
-    if given and (strange := sorted(seen - set(given))):
-        raise InputError(
-            "labels",
-            settings.data.labels,
-            f"clients also have {', '.join(strange[:5])}",
-            "Add them, or leave it empty",
-        )
+    if given:
+        _check_known(settings, seen, found.nodes)
+    elif len(labels) > MOST_LABELS:
+        problem = f"clients have {len(labels)} different labels, and {MOST_LABELS} are believed"
+        raise InputError("labels", settings.data.labels, problem, "Check label-column, or name the classes in labels")
     if len(labels) < 2 or len(set(labels)) < len(labels):
         raise InputError(
             "labels", ", ".join(labels), "at least two different ones are needed", "Check the data's labels"
         )
+    say(classes_line({classes.plain(label): len(seen.get(label, ())) for label in labels}, len(found.replies)))
+    if not given:
+        classes.warn_of_alike(seen, found.nodes)
     if settings.federation.own_data:  # one data set was checked as a whole
         _check_test(settings, labels)
     return tuple(labels)
+
+
+def _check_known(settings: Settings, seen: Mapping[str, list[int]], nodes: Mapping[int, int]) -> None:
+    if strange := {label: seen[label] for label in sorted(set(seen) - set(settings.data.named_labels))[:5]}:
+        problem = f"clients also have {classes.with_holders(strange, nodes)}"
+        raise InputError("labels", settings.data.labels, problem, "Add them, mend the data, or leave it empty")
 
 
 def _check_test(settings: Settings, labels: Sequence[str]) -> None:
@@ -208,6 +221,8 @@ def differing(settings: Settings, reply: RollCallReply) -> str:
 def _check_numbers(reply: RollCallReply, settings: Settings) -> None:
     """What a client says of itself is possible: parts of the server's own data set, if there is one; K_i by the settings.
 
+    Scores are of all layers, or none.
+
     Raises:
         MessageError: it is not.
     """
@@ -221,8 +236,12 @@ def _check_numbers(reply: RollCallReply, settings: Settings) -> None:
         raise MessageError(f"client {reply.client} has {has}, the data set {most[0]} and {most[1]}")
     if reply.steps != (agreed := settings.local.steps(reply.examples)):
         raise MessageError(f"client {reply.client} takes {reply.steps} steps a round, by the settings {agreed}")
+    if reply.scores and len(reply.scores) != (layers := resources.backbone(settings).num_layers):
+        raise MessageError(f"client {reply.client} has {len(reply.scores)} layer scores, the model {layers} layers")
     if not all(map(math.isfinite, reply.scores)):
         raise MessageError(f"client {reply.client} has layer scores that are not finite")
+    if len(reply.labels) > max(MOST_LABELS, len(settings.data.named_labels)):
+        raise MessageError(f"client {reply.client} has {len(reply.labels)} labels, and {MOST_LABELS} are believed")
 
 
 def _most_examples(settings: Settings) -> tuple[int, int]:
@@ -237,11 +256,11 @@ def _check(found: RollCall, settings: Settings) -> None:
     wanted = settings.federation.clients
     missing = sorted(set(range(wanted)) - set(found.replies))
     if missing:
-        raise RunError(f"{len(missing)} of {wanted} clients did not answer the roll call: {_some(missing)}")
+        raise RunError(f"{len(missing)} of {wanted} clients did not answer the roll call: {some(missing)}")
     faults = {client: reply.fault for client, reply in sorted(found.replies.items()) if reply.fault}
     if faults:
         client, fault = next(iter(faults.items()))
-        others = f" ({len(faults)} clients in all: {_some(list(faults))})" if len(faults) > 1 else ""
+        others = f" ({len(faults)} clients in all: {some(list(faults))})" if len(faults) > 1 else ""
         raise InputError(
             "clients", wanted, f"client {client} is at fault{others}: {fault}", "Mend its data or its node"
         )
@@ -253,8 +272,3 @@ def _check(found: RollCall, settings: Settings) -> None:
             f"clients hold {len(kinds)} different versions of it",
             "Run the same data set and Python version on all nodes",
         )
-
-
-def _some(clients: list[int]) -> str:
-    shown = ", ".join(str(client) for client in clients[:10])
-    return shown + (", .." if len(clients) > 10 else "")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from client_app.state_folder import Held, InUseError, KeptRun, kept_runs
+from fedpeptao.errors import InputError
 
 HOLDER = """
 import sys, time, pathlib
@@ -50,6 +51,24 @@ def test_runs_are_listed_with_what_they_keep(tmp_path: Path) -> None:
     assert (second.run, second.folder, second.clients, second.size_bytes) == ("b", folder, 2, 10)
     assert (second.last_round, second.changed, second.in_use) == (11, 5000, False)
     assert kept_runs(tmp_path / "nowhere") == []
+
+
+@pytest.mark.parametrize("other", ["notes.txt", "client-list", "acme"])
+def test_clients_of_other_programs_are_no_states(tmp_path: Path, other: str) -> None:
+    (lay(tmp_path, "crm", round_1=b"1") / other).mkdir()
+    (tmp_path / "empty" / "clients").mkdir(parents=True)
+    Held(lay(tmp_path, "run")).close()
+    assert only(tmp_path).run == "run"
+
+
+def test_a_folder_above_the_runs_is_refused_with_the_right_one_named(tmp_path: Path) -> None:
+    """A node keeps runs in <--state>/clients, and a unit's states lie one level deeper still."""
+    node = tmp_path / "node"
+    folder = lay(node / "clients", "run", round_1=b"1")
+    for above in (tmp_path, node):
+        with pytest.raises(InputError, match=f"runs are in {node / 'clients'}. Give that folder"):
+            kept_runs(above)
+    assert only(node / "clients").folder == folder
 
 
 def test_removal_takes_the_states_and_leaves_the_results(tmp_path: Path) -> None:

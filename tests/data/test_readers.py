@@ -6,6 +6,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 from data import readers
 from data.readers import Columns, read_hub, read_jsonl
+from data.tables import read_file
 from fedpeptao.errors import InputError
 
 
@@ -85,6 +86,24 @@ def test_missing_column_lists_those_present(tmp_path: Path, columns: Columns, ke
     with pytest.raises(InputError, match="no such column, but text, label") as caught:
         read_jsonl(path, columns, "dataset")
     assert caught.value.key == key
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv"])
+@pytest.mark.parametrize("key", ["dataset", "validation", "test"])
+def test_files_that_the_user_may_not_reach_or_read_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, key: str
+) -> None:
+    path = write(tmp_path / name, GOOD)
+
+    def closed(path: Path, **how: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    with pytest.raises(InputError, match=rf"^{key} = .*{name}.*the file may not be read. Check its rights"):
+        read_file(path, Columns(), key)
+    monkeypatch.setattr(Path, "stat", closed)
+    with pytest.raises(InputError, match=rf"^{key} = .*{name}.*looked for \(Permission denied\). Check the path and"):
+        read_file(path, Columns(), key)
 
 
 def test_bad_files_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

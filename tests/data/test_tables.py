@@ -74,9 +74,18 @@ def test_a_null_in_parquet_is_no_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("ending", "content", "problem"),
     [
-        (".csv", b"", "no .csv file that can be read"),
+        (".csv", b"", "the file has no rows"),
         (".csv", b"text,label\n", "the file has no rows"),
-        (".csv", b"text,label\na,b\nc,d,e,f\n", "no .csv file that can be read .*line 3"),
+        (
+            ".csv",
+            b"text,label\nWarm, friendly staff,positive\n",
+            "line 2 has 3 fields, and the first line 2. .* a comma in",
+        ),
+        (".csv", b'text,label\na,b\n\n"c\nd",e\nf\n', "line 6 has 1 fields, and the first line 2"),
+        (".csv", b'text,label\n"a \\"b\\"",c\n', "begins in line 2 is not quoted as it should be .*',' expected"),
+        (".csv", b'text,label\na,b\n"c,d\ne,f\n', "begins in line 3 is not quoted as it should be .*unexpected end"),
+        (".tsv", b"text\tlabel\na\tb\nc\td\te\n", "line 3 has 3 fields, and the first line 2. .* a tab in"),
+        (".tsv", b'text\tlabel\n"a\tb"\tc\nd\te\tf\n', "line 3 has 3 fields"),  # as quoted, it came further
         (".csv", b"text,label\n\xff,b\n", "no .csv file that can be read .*utf-8"),
         (".csv", b"words,label\na,b\n", "no such column, but words, label"),
         (".parquet", b"no parquet", "no .parquet file that can be read"),
@@ -87,6 +96,36 @@ def test_what_cannot_be_read_is_said(tmp_path: Path, ending: str, content: bytes
     path.write_bytes(content)
     with pytest.raises(InputError, match=problem):
         read_file(str(path), Columns(), "dataset")
+
+
+@pytest.mark.parametrize(
+    ("content", "texts"),
+    [
+        ('text\tlabel\n"a\tx\nb\ty\nc"\tx\n', ['"a', "b", 'c"']),  # as quoted text it would be one row
+        ('text\tlabel\n"a" b\tx\n"c"\ty\n', ['"a" b', '"c"']),
+        ('"text"\t"label"\n"a ""b"""\t"x"\n"c"\t"y"\n', ['a "b"', "c"]),
+        ('text\tlabel\n"a\tb\tc\nd"\tx\n', ["a\tb\tc\nd"]),
+        ("text\tlabel\n'a\tx\n \nb\ty\n", ["'a", "b"]),
+    ],
+)
+def test_quotes_in_tsv_enclose_fields_only_where_that_fits_the_whole_file(
+    tmp_path: Path, content: str, texts: list[str]
+) -> None:
+    path = tmp_path / "rows.tsv"
+    path.write_text(content, encoding="utf8")
+    assert list(read_file(str(path), Columns(), "dataset")["text"]) == texts
+
+
+def test_a_long_field_is_read(tmp_path: Path) -> None:
+    """Python's csv has a limit of its own, of 128 KiB."""
+    rows = [{"text": "a" * 2**18, "label": "x"}]
+    assert read_file(write(tmp_path, ".csv", rows), Columns(), "dataset")[0]["text"] == "a" * 2**18
+
+
+def test_of_two_columns_of_a_name_the_first_counts(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("text,label,text\na,x,b\n", encoding="utf8")
+    assert list(read_file(str(path), Columns(), "dataset")["text"]) == ["a"]
 
 
 @pytest.mark.parametrize("name", ["rows.csv", "rows.tsv", "rows.parquet"])

@@ -51,6 +51,26 @@ def test_a_file_that_is_not_there_is_named_with_the_option_that_mends_it(tmp_pat
         parse_node_config(PLACE | {"data": str(tmp_path / "gone.jsonl")})
 
 
+@pytest.mark.parametrize("key", ["data", "validation"])
+def test_a_file_that_its_user_cannot_reach_or_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    file = tmp_path / "d.jsonl"
+    file.touch()
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    with pytest.raises(
+        InputError, match=rf"^{key} = .*d\.jsonl.*this node may not read it.*--{key} of fedpeptao start"
+    ):
+        parse_node_config(PLACE | {key: str(file)})
+    monkeypatch.setattr(Path, "stat", closed)
+    with pytest.raises(InputError, match=rf"^{key} = .*cannot look for it \(Permission denied\).*--{key} of fedpeptao"):
+        parse_node_config(PLACE | {key: str(file)})
+
+
+def closed(path: Path, **how: object) -> None:
+    raise PermissionError(13, "Permission denied", str(path))
+
+
 def test_a_run_over_a_common_data_set_does_not_touch_a_nodes_own(make_flat: Callable[..., Flat]) -> None:
     run = parse(make_flat())
     assert NodeConfig(0, 5, data="/own.jsonl", validation="/v.jsonl").settings(run) == run

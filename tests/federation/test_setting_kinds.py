@@ -91,6 +91,9 @@ BAD: list[tuple[str, Scalar, str]] = [
     ("task", "tasks/triage", "absolute path of a .yaml file"),
     ("task", "~/triage.yml", "absolute path of a .yaml file"),
     ("partition", "hospital", "label-skew, iid, column"),
+    ("labels", "negative,positive,", "none of them empty"),
+    ("labels", "negative, ,positive", "none of them empty"),
+    ("labels", " ", "none of them empty"),
     ("layers", "-1", "auto, all"),
     ("layers", "3,,4", "auto, all"),
     ("layers", "3;4", "auto, all"),
@@ -160,7 +163,7 @@ def test_a_bad_value_names_key_value_and_what_would_be_right(key: str, value: Sc
 
 def test_every_key_refuses_something() -> None:
     """A key whose values are never checked would not be in the list above."""
-    takes_any_text = {"device", "text-pair-column", "labels", "partition-column", "lora-targets"}
+    takes_any_text = {"device", "text-pair-column", "partition-column", "lora-targets"}
     assert {key for key, _, _ in BAD} | takes_any_text == set(defaults())
     for key in takes_any_text:
         assert refused({**defaults(), key: 3.5}).key == key

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from client_app.state_folder import Held
+from client_app.state_folder import Held, KeptRun
 from fedpeptao import states
 from fedpeptao.cli import main
 from tests.client_app.test_state_folder import lay
@@ -123,6 +123,28 @@ def test_bad_input_removes_nothing(
     assert named in shown.err
     assert shown.out == ""
     assert runs(place) == ["old", "older", "young"]
+
+
+@pytest.mark.parametrize("arguments", [[], ["--remove", "node"], ["--remove", "--older-than", "0"]])
+def test_a_folder_above_a_nodes_is_refused_and_all_stays(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    states_of_node = tmp_path / "node" / "clients"
+    lay(states_of_node, "live", round_1=b"1")
+    assert main(["states", "--state-dir", str(tmp_path), *arguments]) == 2
+    assert str(states_of_node) in capsys.readouterr().err
+    assert runs(states_of_node) == ["live"]
+
+
+def test_a_place_of_another_users_is_said(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def closed(path: Path) -> list[KeptRun]:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(states, "kept_runs", closed)
+    assert main(["states", "--state-dir", str(place)]) == 2
+    assert f"{str(place)!r}: it cannot be looked into (Permission denied)" in capsys.readouterr().err
 
 
 def test_a_clock_that_was_set_back_makes_nothing_old(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -185,8 +185,8 @@ REFUSED: dict[int, tuple[Change, str]] = {
     2: (lambda reply: RollCallReply(reply.client, fault="it has no training examples"), "no training examples"),
     3: (lambda reply: replace(reply, data="another"), "another version of the data set"),
     4: (
-        lambda reply: replace(reply, labels=[*reply.labels, "plants"]),
-        "labels that the run does not know: plants",
+        lambda reply: replace(reply, labels=[*reply.labels, "plants "]),
+        "labels that the run does not know: 'plants '",
     ),
     5: (lambda reply: replace(reply, steps=99), "takes 99 steps"),
 }

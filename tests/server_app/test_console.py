@@ -10,6 +10,7 @@ from fedpeptao.console import recognise
 from server_app.console import (
     MARK,
     bytes_text,
+    classes_line,
     layers_table,
     ratio_table,
     round_header,
@@ -119,6 +120,13 @@ def test_layers_as_bars() -> None:
             "    2      0.000  .",
         ]
     )
+
+
+def test_many_classes_stay_on_one_line() -> None:
+    line = classes_line({f"class {i}": i for i in range(50)}, 60)
+    assert line.startswith("Classes, and how many of 60 clients have each: class 0 (0), class 1 (1), ")
+    assert line.endswith("...")
+    assert len(line) < 110
 
 
 def test_layers_given_by_hand() -> None:

@@ -14,12 +14,12 @@ from federation.messages import RollCallReply
 from federation.settings import Settings, parse
 from fedpeptao.errors import InputError, RunError
 from server_app import roll_call
-from server_app.roll_call import RollCall
+from server_app.roll_call import MOST_LABELS, RollCall
 from strategies.roster import Cohort
 from tests.small_runs import Flat
 
 MakeFlat = Callable[..., Flat]
-GOOD = {i: RollCallReply(i, 10 + i, 3, 2, ["b", "a"], "hash", scores=[1.0 + i, 2.0, 0.5]) for i in range(5)}
+GOOD = {i: RollCallReply(i, 10 + i, 3, 2, ["b", "a"], "hash", scores=[1.0 + i, 2.0]) for i in range(5)}
 
 
 @pytest.fixture
@@ -41,7 +41,9 @@ def two_nodes(replies: dict[int, RollCallReply] = GOOD) -> dict[int, list[RollCa
 
 
 def found(**changes: object) -> RollCall:
-    return RollCall({i: replace(r, **changes) for i, r in GOOD.items()}, dict.fromkeys(GOOD, 1000))  # type: ignore[arg-type]
+    """Of a model of three layers."""
+    third = {i: replace(reply, scores=[*reply.scores, 0.5]) for i, reply in GOOD.items()}
+    return RollCall({i: replace(r, **changes) for i, r in third.items()}, dict.fromkeys(GOOD, 1000))  # type: ignore[arg-type]
 
 
 # -- the call ----------------------------------------------------------------------------------------------
@@ -132,7 +134,9 @@ def test_an_answer_that_cannot_be_read_stops_the_run(settings: Settings) -> None
         ({"validation_examples": -1, "commonest": -1}, "commonest = -1 of -1"),
         ({"steps": 0}, "client 1 takes 0 steps a round, by the settings 2"),
         ({"steps": 10**9}, "client 1 takes 1000000000 steps a round, by the settings 2"),
-        ({"scores": [1.0, float("nan"), 0.5]}, "client 1 has layer scores that are not finite"),
+        ({"scores": [1.0, float("nan")]}, "client 1 has layer scores that are not finite"),
+        ({"scores": [1.0]}, "client 1 has 1 layer scores, the model 2 layers"),
+        ({"labels": [str(i) for i in range(MOST_LABELS + 1)]}, "client 1 has 10001 labels, and 10000 are believed"),
     ],
 )
 def test_impossible_numbers_stop_the_run(settings: Settings, wrong: dict[str, object], why: str) -> None:
@@ -185,9 +189,45 @@ def test_the_setting_gives_their_order_and_may_name_more(make_flat: MakeFlat) ->
 
 
 def test_a_label_that_the_setting_lacks_is_refused(make_flat: MakeFlat) -> None:
-    with pytest.raises(InputError, match="clients also have b") as caught:
-        roll_call.agree_labels(parse(make_flat(labels="a,c")), found())
+    heard = found()
+    heard.replies[3] = replace(GOOD[3], labels=["a", "A "])
+    with pytest.raises(InputError) as caught:
+        roll_call.agree_labels(parse(make_flat(labels="a,c")), heard)
     assert (caught.value.key, caught.value.value) == ("labels", "a,c")
+    assert caught.value.problem == "clients also have 'A ' (client 3 on node 1000), b (4 clients: 0, 1, 2, 4)"
+
+
+def test_how_many_clients_have_each_class_is_shown(make_flat: MakeFlat, shown: list[str]) -> None:
+    heard = found()
+    heard.replies[3] = replace(GOOD[3], labels=["a"])
+    roll_call.agree_labels(parse(make_flat(labels="c,b,a")), heard)
+    assert shown == ["Classes, and how many of 5 clients have each: c (0), b (4), a (5)"]
+
+
+def test_names_that_may_be_meant_for_one_class_are_warned_of(
+    settings: Settings, shown: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    heard = found(labels=["negative", "positive"])
+    heard.replies[1] = replace(GOOD[1], labels=["Negative", "positive"])
+    heard.replies[4] = replace(GOOD[4], labels=["negative ", "positive"])
+    assert len(roll_call.agree_labels(settings, heard)) == 4
+    who = "Negative (client 1 on node 1000), negative (3 clients: 0, 2, 3), 'negative ' (client 4 on node 1000)"
+    assert shown[1:] == [
+        f"Classes that differ only by case or blanks: {who}",
+        "  Names that are meant for one class have to be the same in the data of all clients",
+    ]
+    (told,) = [record for record in caplog.records if record.getMessage() == "classes alike"]
+    assert told.levelname == "WARNING"
+    assert told.fields["classes"] == {"Negative": [1], "negative": [0, 2, 3], "negative ": [4]}  # type: ignore[attr-defined]
+
+
+def test_classes_alike_are_no_flood_and_those_named_by_hand_are_meant(make_flat: MakeFlat, shown: list[str]) -> None:
+    names = [name for i in range(7) for name in (f"a{i}", f"A{i}")]
+    roll_call.agree_labels(parse(make_flat()), found(labels=names))
+    assert len(shown) == 1 + 5 + 1
+    assert shown[-1].startswith("  2 more are alike. ")
+    roll_call.agree_labels(parse(make_flat(labels=",".join(names))), found(labels=names))
+    assert len(shown) == 7 + 1
 
 
 @pytest.mark.parametrize(("setting", "seen"), [("", ["a"]), ("a", ["a"]), ("a,b,a", ["a", "b"])])
@@ -195,6 +235,19 @@ def test_fewer_than_two_different_labels_are_refused(make_flat: MakeFlat, settin
     with pytest.raises(InputError, match="at least two different ones") as caught:
         roll_call.agree_labels(parse(make_flat(labels=setting)), found(labels=seen))
     assert caught.value.key == "labels"
+
+
+def test_more_labels_than_are_believed_have_to_be_named(make_flat: MakeFlat) -> None:
+    """No client has too many, but all together do."""
+    heard, half = found(), MOST_LABELS // 2 + 1
+    names = [f"a{i}" for i in range(2 * half)]
+    heard.replies[1], heard.replies[2] = (replace(GOOD[1], labels=part) for part in (names[:half], names[half:]))
+    with pytest.raises(InputError, match=r"have 10004 different labels, and 10000 are believed\. Check label-column"):
+        roll_call.agree_labels(parse(make_flat()), heard)
+    named = parse(make_flat(labels=",".join([*names, "a", "b"])))
+    assert len(roll_call.agree_labels(named, heard)) == 10004
+    many = replace(GOOD[1], labels=names)
+    assert roll_call.call(grid_of(two_nodes({**GOOD, 1: many})), named, "run", score=False).replies[1] == many
 
 
 # -- layers ------------------------------------------------------------------------------------------------
@@ -230,7 +283,7 @@ def test_clients_without_scores_are_left_out_and_none_at_all_is_refused(settings
         roll_call.layer_scores(settings, heard)
     assert caught.value.key == "layers"
     heard.replies[4] = GOOD[4]
-    assert roll_call.layer_scores(settings, heard) == [5.0, 2.0, 0.5]
+    assert roll_call.layer_scores(settings, heard) == [5.0, 2.0]
 
 
 @pytest.mark.parametrize(("setting", "chosen"), [("all", (0, 1, 2)), ("2,0", (0, 2)), ("1", (1,)), (" 2 , 2", (2,))])

@@ -108,6 +108,7 @@ def test_what_is_shown(make_flat: MakeFlat, shown: list[str]) -> None:
         "Settings (* changed)",
         "Run folder: ",
         "Roll call: 5 clients",
+        "Classes, and how many of 5 clients have each: animals (",
         "Traffic per client",
         "    round  train loss",
     ]
