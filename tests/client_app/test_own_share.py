@@ -146,6 +146,27 @@ def test_all_moves_on_the_first_visit_and_the_clients_share_from_the_second_on(
         before = {**before, **{name: value for name, value in state.local.items() if name in before}}
 
 
+@pytest.mark.parametrize("shares", [(0.25, 1.0), (1.0, 0.25), (0.25, 0.5)], ids=str)
+def test_clients_of_any_shares_train_in_one_stack_as_alone(make_flat: MakeFlat, shares: tuple[float, float]) -> None:
+    settings, clients, accepted = parse(make_flat(**GIVEN, update_share="plateau")), (1, 2), {1: 1, 2: 1}
+    values, stores = moved(settings), (MemoryStore(), MemoryStore())
+    outside = {name: value for name, value in values.items() if name.startswith("lora.0.")}
+    for client, share in zip(clients, shares, strict=True):
+        for store in stores:
+            store.keep(client, ClientState(1, 0, {**outside, UPDATE_SHARE: torch.tensor([share])}))
+    ask = replace(ask_of(settings, 2, 1), clients=clients, accepted=(1, 1))
+    for reply in host.train_together(settings, ask, clients, accepted, stores[0]):
+        alone = host.train(settings, ask, reply.client, 1, stores[1])
+        assert reply.delta is not None
+        assert reply.delta.norm() > 0.01
+        torch.testing.assert_close(reply.delta, alone.delta, rtol=1e-3, atol=1e-5)
+        ends = [store.look(reply.client, 2) for store in stores]
+        for name, was in outside.items():
+            together, by_itself = (end.local[name] for end in ends if end is not None)
+            assert torch.equal(together != was, by_itself != was), name
+            torch.testing.assert_close(together, by_itself, rtol=1e-3, atol=1e-5)
+
+
 def test_with_no_gap_all_of_it_moves_and_no_information_is_gathered(
     make_flat: MakeFlat, monkeypatch: pytest.MonkeyPatch
 ) -> None:
