@@ -146,6 +146,20 @@ def test_all_moves_on_the_first_visit_and_the_clients_share_from_the_second_on(
         before = {**before, **{name: value for name, value in state.local.items() if name in before}}
 
 
+def test_the_share_is_estimated_after_the_warm_up_not_in_it(
+    make_flat: MakeFlat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a warm-up all layers travel, so that nothing is outside: it says nothing of how much of that should move."""
+    estimated: dict[str, Any] = {"layers": "auto", "ratio": "plateau", "warmup_rounds": 1}
+    settings, store = parse(make_flat(**{**GIVEN, **estimated}, update_share="plateau")), MemoryStore()
+    monkeypatch.setattr(own_share, "_estimated", lambda *given: 0.25)
+    host.train(settings, replace(ask_of(settings, 1, 0, (0, 1)), warm_up=True), CLIENT, 0, store)
+    warm = store.look(CLIENT, 1)
+    assert warm is not None
+    assert UPDATE_SHARE not in warm.local
+    assert float(state_after(settings, store, 2).local[UPDATE_SHARE]) == 0.25
+
+
 @pytest.mark.parametrize("shares", [(0.25, 1.0), (1.0, 0.25), (0.25, 0.5)], ids=str)
 def test_clients_of_any_shares_train_in_one_stack_as_alone(make_flat: MakeFlat, shares: tuple[float, float]) -> None:
     settings, clients, accepted = parse(make_flat(**GIVEN, update_share="plateau")), (1, 2), {1: 1, 2: 1}
