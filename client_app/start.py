@@ -66,7 +66,7 @@ def start(settings: Settings, ask: Ask, client: int, accepted: int, store: State
     kept = store.resume(client, accepted) if commit else store.look(client, accepted)
     state = kept or ClientState(0, ask.epoch, {})
     own = {name: value for name, value in state.local.items() if name in layout.names}
-    second = {name.removeprefix(DITTO): value for name, value in state.local.items() if name.startswith(DITTO)}
+    second = {name: state.local[DITTO + name] for name in layout.names if DITTO + name in state.local}
     mine = {**values, **own, **received}
     control = state.control if state.epoch == ask.epoch else None
     goes_on = state.warm_up == ask.warm_up
