@@ -53,6 +53,10 @@ class Start:
     residual: Tensor
     kept: Mapping[str, Tensor]
 
+    def of_model(self) -> Tensor:
+        """x_i in the order of `model.layout`, [R]."""
+        return self.model.layout.flatten(self.layout.unflatten(self.row))
+
 
 def start(settings: Settings, ask: Ask, client: int, accepted: int, store: StateStore, commit: bool = True) -> Start:
     """Two-phase: the store commits or drops what is pending, as the server's last accepted round says.

@@ -77,7 +77,7 @@ def test_it_is_the_ratios_estimate_at_what_the_client_trains(make_flat: MakeFlat
     values = moved(settings)
     whole = parse(make_flat(**{**GIVEN, "layers": "auto"}, ratio=estimator, warmup_rounds=1))
     everything, _ = begun_at(whole, ask_of(whole, 2, 1, (0, 1)), values)
-    reply = spectrum_of(whole, everything, CLIENT)
+    reply = spectrum_of(whole, everything, CLIENT, 0, MemoryStore())
     assert share_at(settings, values) == pytest.approx(reply.ratio, rel=1e-6)
     other = share_at(settings, {name: 2 * value for name, value in values.items()})
     assert other is not None
