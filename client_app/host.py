@@ -160,7 +160,7 @@ def _finish(
     delta, residual = _update(settings, ask, client, begun, row)
     control = None
     if ask.control is not None:
-        control = begun.control + delta / (steps * settings.local.learning_rate) - ask.control
+        control = begun.control + delta / (settings.local.step_sum(steps) * settings.local.learning_rate) - ask.control
     local = _staying(settings, begun, ask, row)
     if second is not None:
         local |= {f"{DITTO}{name}": value for name, value in begun.layout.unflatten(second[place].cpu()).items()}
