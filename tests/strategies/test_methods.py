@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from data.batches import check_max_length
 from experiments.quadratics import Federation, Quadratics, distance, four_clients, jitter
+from federation import resources
 from federation.settings import Scalar, Settings, defaults, parse
 from fedpeptao.errors import InputError
 from fedpeptao.run_config import overrides
@@ -18,6 +20,7 @@ from strategies.released import Released
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "METHODS.md"
 ETA = 0.15
+AS_LONG = {"FacebookAI/roberta-large": "random:roberta"}  # 514 positions, of which a text has all but two
 
 
 def table(name: str) -> list[list[str]]:
@@ -73,6 +76,15 @@ def test_released_rows_build_the_released_arithmetic() -> None:
         algorithm = Federation(four_clients(), complete(method)).algorithm()
         assert isinstance(algorithm, Released)
         assert (algorithm.aliased, algorithm.eta, algorithm.eta_s) == (aliased, 0.04, 0.05)
+
+
+@pytest.mark.parametrize("method", [name for name, given in METHODS.items() if "model" in given])
+def test_texts_of_a_row_with_a_model_fit_it_beside_the_prompt(method: str) -> None:
+    settings = complete(method, model=AS_LONG[str(METHODS[method]["model"])])
+    room = resources.backbone(settings).text_positions(settings.model.positions_taken)
+    check_max_length(settings.data.max_length, room, 2, "max-length")
+    with pytest.raises(InputError, match="room for"):
+        check_max_length(settings.data.max_length + 1, room, 2, "max-length")
 
 
 @pytest.mark.parametrize("row", table("exclusions"), ids=lambda row: row[0])
