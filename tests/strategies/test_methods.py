@@ -62,6 +62,13 @@ def test_a_file_of_settings_is_the_pages_row(preset: Path) -> None:
     assert overrides([str(preset), "ratio=0.25 curriculum='none'"]) == {**row, "ratio": 0.25, "curriculum": "none"}
 
 
+def test_a_row_that_keeps_label_priors_says_so() -> None:
+    said = {row[0]: row[3] for row in table("methods")}
+    kept = {name for name, given in METHODS.items() if given.get("label-prior") != "none"}
+    assert kept == {"FibecFed", "FedPepTAO with label priors"}
+    assert all("label" in said[name] for name in kept)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_its_settings_run(method: str) -> None:
     """With nothing changed but the clients."""
