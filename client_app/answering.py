@@ -99,12 +99,13 @@ def evaluate(message: Message, context: Context) -> Message:
 def curvature(message: Message, context: Context) -> Message:
     """The spectrum of each named client's Hessian at what the message holds."""
     settings = _settings(context)
-    ask, _, _ = _open(message, settings, context)
+    ask, _, store = _open(message, settings, context)
+    accepted = dict(zip(ask.clients, ask.accepted, strict=True))
     with _logged("curvature", settings, context, run=ask.run, round=ask.round):
         replies = _answers(
             settings,
             ask.clients,
-            lambda client: spectrum_of(settings, ask, client),
+            lambda client: spectrum_of(settings, ask, client, accepted[client], store),
             lambda client, why: CurvatureReply(client, ask.round, fault=why),
         )
     return Message(records.encode_curvature_replies(replies), reply_to=message)

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from client_app.local_update import DeviceOptimizer
 from client_app.optimizers import device_optimizer
-from client_app.start import shard_of
+from client_app.start import shard_of, start
+from client_app.state import StateStore
 from data.batches import Encoded
-from federation import resources
 from federation.evaluation import losses_on
 from federation.messages import Ask, CurvatureReply
 from federation.randomness import generator
@@ -51,19 +51,21 @@ class Curvature:
     estimate: Estimate
 
 
-def spectrum_of(settings: Settings, ask: Ask, client: int) -> CurvatureReply:
-    """The spectrum and r_i at what the message holds.
+def spectrum_of(settings: Settings, ask: Ask, client: int, accepted: int, store: StateStore) -> CurvatureReply:
+    """The spectrum and r_i at what the message holds, with the client's own head where it has one.
 
     Raises:
+        StateError: what the client keeps cannot be read for now.
         ValueError: a product, or a gradient, was not finite.
     """
     started = time.monotonic()
-    model = resources.tuned(settings, ask.layers, ask.labels)
+    begun = start(settings, ask, client, accepted, store, commit=False)
+    model = begun.model
     train, _ = shard_of(settings, client)
     optimizer = device_optimizer(settings, ask, (), model.backbone.device)
     estimator = settings.selection.ratio
     around = curvature(
-        settings, estimator, client, model, train, losses_on(model, train, ask.labels), ask.shared, optimizer
+        settings, estimator, client, model, train, losses_on(model, train, ask.labels), begun.of_model(), optimizer
     )
     found, estimate, lip = around.spectrum, around.estimate, around.lipschitz
     return CurvatureReply(

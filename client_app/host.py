@@ -21,7 +21,7 @@ from client_app.layer_scores import layer_scores
 from client_app.local_update import Adam, DeviceOptimizer, LocalResult, Moments, Pull, local_update
 from client_app.optimizers import device_optimizer
 from client_app.slower import Slower
-from client_app.sparse import Sparse
+from client_app.sparse import Sparse, places_of
 from client_app.start import Start, shard_of, start, travelling, travelling_layout
 from client_app.state import DITTO, LOG_PRIOR, ClientState, StateStore
 from client_app.work import work_of
@@ -118,7 +118,7 @@ def train_together(
     blocks = layout.select(travelling(settings, model.layout, ask.layers)).blocks
     shared_moments = settings.local.device_second_moment == "shared" and not ask.warm_up
     optimizer = device_optimizer(settings, ask, blocks, device, _moments(begun, device))
-    places = [one.places.to(device) for one in work if one.places is not None]
+    places = places_of([one.places for one in work], layout.size, device)
     priors = [one.log_prior for one in begun if one.log_prior is not None]
     losses = stack_losses_on(model, joined(shards), ask.labels, layout, torch.cat(priors) if priors else None)
     with in_training(settings, model, clients[0], ask.round):
@@ -160,7 +160,7 @@ def _finish(
     delta, residual = _update(settings, ask, client, begun, row)
     control = None
     if ask.control is not None:
-        control = begun.control + delta / (steps * settings.local.learning_rate) - ask.control
+        control = begun.control + delta / (settings.local.step_sum(steps) * settings.local.learning_rate) - ask.control
     local = _staying(settings, begun, ask, row)
     if second is not None:
         local |= {f"{DITTO}{name}": value for name, value in begun.layout.unflatten(second[place].cpu()).items()}

@@ -101,7 +101,8 @@ def _start(beta: float, t: Sequence[int], like: Tensor) -> Tensor:
 class SharedAdam(Adam):
     """Adam whose second moment on the shared part is the server's, held fixed in the round.
 
-    Then the correction can go inside the clip, and the fixed point is the optimum of the whole federation's objective.
+    Then the correction can go inside the clip, and the fixed point is the optimum of the whole federation's objective. Where
+    vbar is 0, because no device has seen a gradient there yet, each takes its own.
 
     Args:
         vbar: [shared], each block's number repeated over the block.
@@ -114,11 +115,15 @@ class SharedAdam(Adam):
         self.root = vbar.sqrt()
 
     def step(self, x: Tensor, grad: Tensor, d: Tensor | None) -> None:
-        """x <- x - eta (mhat/(sqrt(vbar) + eps) + wd x), with sqrt(vbar) d inside the clip; the local part keeps its own v."""
+        """x <- x - eta (mhat/(sqrt(vbar) + eps) + wd x), with sqrt(vbar) d inside the clip.
+
+        On the local part, and where vbar is 0, with vhat for vbar, and without d.
+        """
         scaled = None if d is None else self.root * d
         m_hat, v_hat = self._moments(clip(_plus(grad, scaled), self.clip_norm))
         root = v_hat.sqrt()
-        root[:, : self.root.shape[0]] = self.root
+        shared = root[:, : self.root.shape[0]]
+        shared.copy_(torch.where(self.root > 0, self.root, shared))
         x.sub_(m_hat / (root + EPS) + self.weight_decay * x, alpha=self.eta)
 
 

@@ -49,9 +49,8 @@ def update_share(
 def _estimated(settings: Settings, estimator: str, ask: Ask, client: int, begun: Start, shard: Encoded) -> float:
     """r_i, to float32: what is kept of it is that."""
     started, model = time.monotonic(), begun.model
-    row = model.layout.flatten(begun.layout.unflatten(begun.row))
     losses = losses_on(model, shard, ask.labels, log_prior=begun.log_prior)
     optimizer = device_optimizer(settings, replace(ask, second_moments=None), (), model.backbone.device)
-    found = curvature(settings, estimator, client, model, shard, losses, row, optimizer).estimate
+    found = curvature(settings, estimator, client, model, shard, losses, begun.of_model(), optimizer).estimate
     event("share of updates", share=found.ratio, found=found.found, seconds=round(time.monotonic() - started, 3))
     return float(torch.tensor(found.ratio))

@@ -29,8 +29,21 @@ class Sparse:
 
     def step(self, x: Tensor, grad: Tensor, d: Tensor | None) -> None:
         """See DeviceOptimizer."""
+        assert len(x) <= len(self._index), "places of fewer clients than take a step"
         index = self._index[: len(x)]
         behind = x.new_zeros(len(x), 1)
         part = torch.cat([x, behind], dim=1).gather(1, index)
         self._inner.step(part, torch.cat([grad, behind], dim=1).gather(1, index), d)
         x.copy_(torch.cat([x, behind], dim=1).scatter(1, index, part)[:, :-1])
+
+
+def places_of(clients: Sequence[Tensor | None], size: int, device: torch.device) -> list[Tensor]:
+    """The places of each client of a stack, in its order; none at all where every client moves all.
+
+    Args:
+        clients: what each moves; None: all.
+        size: R.
+    """
+    if all(places is None for places in clients):
+        return []
+    return [(torch.arange(size) if places is None else places).to(device) for places in clients]

@@ -53,6 +53,10 @@ class Start:
     residual: Tensor
     kept: Mapping[str, Tensor]
 
+    def of_model(self) -> Tensor:
+        """x_i in the order of `model.layout`, [R]."""
+        return self.model.layout.flatten(self.layout.unflatten(self.row))
+
 
 def start(settings: Settings, ask: Ask, client: int, accepted: int, store: StateStore, commit: bool = True) -> Start:
     """Two-phase: the store commits or drops what is pending, as the server's last accepted round says.
@@ -66,7 +70,7 @@ def start(settings: Settings, ask: Ask, client: int, accepted: int, store: State
     kept = store.resume(client, accepted) if commit else store.look(client, accepted)
     state = kept or ClientState(0, ask.epoch, {})
     own = {name: value for name, value in state.local.items() if name in layout.names}
-    second = {name.removeprefix(DITTO): value for name, value in state.local.items() if name.startswith(DITTO)}
+    second = {name: state.local[DITTO + name] for name in layout.names if DITTO + name in state.local}
     mine = {**values, **own, **received}
     control = state.control if state.epoch == ask.epoch else None
     goes_on = state.warm_up == ask.warm_up

@@ -48,7 +48,7 @@ def work_of(settings: Settings, ask: Ask, client: int, begun: Start, shard: Enco
     batches = batching.of_round(settings, shard, client, ask.round, order)
     in_part = _in_part(begun.layout, ask, settings)
     share = update_share(settings, ask, client, begun, shard, in_part) if in_part else 1.0
-    if share is not None and settings.local.share_estimator:
+    if in_part and share is not None and settings.local.share_estimator:  # none is known while all layers travel
         memory |= {UPDATE_SHARE: torch.tensor([share])}
     if share == 1:
         return Work(batches, moving(settings, begun.layout), memory)

@@ -261,7 +261,7 @@ class Federation:
             due = due + kept.residual
         delta = self.channels.update.as_sent(due, client, sent)
         if c is not None:
-            control = control + delta / (steps * eta) - c
+            control = control + delta / (self.settings.local.step_sum(steps) * eta) - c
         residual = due - delta if self.settings.server.feeds_back else None
         pending = ClientState(sent, epoch, {}, control, residual=residual)
         if isinstance(optimizer, Adam) and not self.settings.local.restart_moments:

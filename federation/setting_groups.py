@@ -169,6 +169,12 @@ class LocalSettings:
         """K_i of a client with so many examples, all of which it sees: E ceil(n_i / batch size)."""
         return self.local_epochs * -(-examples // self.batch_size)
 
+    def step_sum(self, steps: int) -> float:
+        """a_i, by which Delta_i/eta is a mean gradient: K_i, or sum over k <= K_i of (1 - beta^k)/(1 - beta) by a running sum."""
+        if beta := self.device_momentum:
+            return (steps - beta * (1 - beta**steps) / (1 - beta)) / (1 - beta)
+        return steps
+
 
 @dataclass(frozen=True)
 class CurriculumSettings:

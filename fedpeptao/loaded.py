@@ -162,7 +162,7 @@ def open_model(
     prior = own.get(LOG_PRIOR)
     if prior is None and (kept := saved.summary.get("log_prior")):
         prior = torch.tensor(kept)
-    second = {name.removeprefix(DITTO): value for name, value in own.items() if name.startswith(DITTO)}
+    second = {name: own[DITTO + name] for name in initial if DITTO + name in own}
     own = {**{name: value for name, value in own.items() if name in initial}, **second}
     try:
         row = model.layout.flatten({**initial, **saved.parameters, **own})

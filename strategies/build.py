@@ -46,7 +46,7 @@ def _drift(settings: Settings, cohort: Cohort, control: Channel, rows: Callable[
             return ServerCorrection(cohort.examples, eta, rows())
         case "device":
             lost = settings.server.max_lost_share
-            return DeviceCorrection(cohort.examples, eta, lost, control.as_sent)
+            return DeviceCorrection(cohort.examples, eta, lost, control.as_sent, settings.local.step_sum)
         case other:
             raise AssertionError(f"settings let drift-correction = {other!r} through")
 

@@ -3,11 +3,12 @@
     none     g = sum w_i Delta_i
     server   g = eta ( u + sum w_i (Delta_i/eta - u_i) )
              u <- u + sum (n_i/n)(Delta_i/eta - u_i) ;  u_i <- Delta_i/eta
-    device   g = sum w_i Delta_i ;  e_i = Delta_i/(K_i eta) - c ;  C <- C + sum n_i e_i ;  c = C/n
+    device   g = sum w_i Delta_i ;  e_i = Delta_i/(a_i eta) - c ;  C <- C + sum n_i e_i ;  c = C/n
              and on the device c_i <- c_i + e_i: it corrects its steps by c - c_i (client_app/local_update.py)
 
 w_i = n_i over the replies' examples; n: the examples of all known devices, each n_i frozen when it joined. With step-normalised,
-Delta_i in g, u and u_i is scale_i Delta_i; that in e_i is not. `server` keeps displacements per unit of learning rate, not
+Delta_i in g, u and u_i is scale_i Delta_i; that in e_i is not.
+a_i: K_i, and with momentum on the device what its steps add up to. `server` keeps displacements per unit of learning rate, not
 divided by K_i: divided, a term stays that never vanishes where the K_i differ.
 """
 
@@ -152,12 +153,14 @@ class DeviceCorrection:
         max_lost_share: share of n whose c_i may be lost before all start anew. A lost c_i stays in C for good, and the server
             cannot subtract it; a new epoch (C <- 0, all c_i <- 0) undoes it.
         as_sent: what arrives of a c sent in a round: both ends compute e_i with that.
+        step_sum: K_i to a_i, on both ends alike.
     """
 
     examples: int
     eta: float
     max_lost_share: float = 0.0
     as_sent: Callable[[Tensor, int], Tensor] = lambda c, sent: c
+    step_sum: Callable[[int], float] = lambda steps: steps
 
     def initial(self, x: Tensor) -> DriftState:
         """C = 0."""
@@ -168,12 +171,12 @@ class DeviceCorrection:
         return _control(state) / self.examples
 
     def fold(self, state: State, total: Sum, update: Update, scale: float) -> None:
-        """Adds n_i Delta_i, and n_i Delta_i/(K_i eta); counts replies with another c_i than the server knows of."""
+        """Adds n_i Delta_i, and n_i Delta_i/(a_i eta); counts replies with another c_i than the server knows of."""
         if total.control is None:
             total.control = torch.zeros_like(state.x)
         delta = update.delta.to(torch.float64)
         total.displacement.add_(delta, alpha=update.examples * scale)
-        total.control.add_(delta, alpha=update.examples / (update.steps * self.eta))
+        total.control.add_(delta, alpha=update.examples / (self.step_sum(update.steps) * self.eta))
         accepted = state.accepted.get(update.client, 0)
         if accepted > state.drift.epoch_round and update.control_round != accepted:
             total.lost_examples += update.examples
@@ -183,7 +186,7 @@ class DeviceCorrection:
         return total.displacement / total.examples
 
     def settle(self, state: State, total: Sum) -> DriftState:
-        """C <- C + sum n_i (Delta_i/(K_i eta) - c), or a new epoch with C = 0 when too much of it belongs to nobody any more."""
+        """C <- C + sum n_i (Delta_i/(a_i eta) - c), or a new epoch with C = 0 when too much of it belongs to nobody any more."""
         lost = state.drift.lost_examples + total.lost_examples
         if lost > self.max_lost_share * self.examples:
             return DriftState(

@@ -81,7 +81,7 @@ class Sum:
 
     displacement: Tensor  # sum n_i scale_i Delta_i, or what the drift correction makes of it
     control: Tensor | None = (
-        None  # of the control variates: device sum n_i Delta_i/(K_i eta); released sum K_i (c_i+ - c_i)
+        None  # of the control variates: device sum n_i Delta_i/(a_i eta); released sum K_i (c_i+ - c_i)
     )
     second_moments: Tensor | None = None  # sum n_i s_i
     examples: int = 0  # sum n_i

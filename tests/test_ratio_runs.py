@@ -83,6 +83,14 @@ def test_the_ratio_is_that_of_the_clients_spectra(make_run: MakeFlat) -> None:
     assert {one["parameters"] for one in clients} == {128}
 
 
+def test_with_heads_of_their_own_too(make_run: MakeFlat) -> None:
+    ran = go(make_run(personal_head=True, warmup_rounds=1, rounds=2))
+    found = spectrum(ran)
+    assert (found["failed"], found["missing"]) == ({}, [])
+    assert {one["parameters"] for one in found["clients"]} == {128}
+    assert set(ran.parameters) == {f"prompt.{layer}" for layer in ran.layers}
+
+
 # -- the same bits -----------------------------------------------------------------------------------------
 
 

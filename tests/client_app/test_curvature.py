@@ -15,7 +15,8 @@ from torch.autograd.functional import hessian, hvp
 
 from client_app import host
 from client_app.curvature import spectrum_of
-from client_app.state import MemoryStore
+from client_app.start import travelling_layout
+from client_app.state import ClientState, MemoryStore
 from federation import resources
 from federation.evaluation import batch_inputs, targets
 from federation.messages import Ask, CurvatureReply
@@ -66,7 +67,7 @@ def ask_for(settings: Settings) -> Ask:
 
 def answer(flat: Flat, client: int = CLIENT) -> CurvatureReply:
     settings = parse(flat)
-    return spectrum_of(settings, ask_for(settings), client)
+    return spectrum_of(settings, ask_for(settings), client, 0, MemoryStore())
 
 
 def loss_of(flat: Flat) -> tuple[Callable[[Tensor], Tensor], Tensor, list[int]]:
@@ -147,7 +148,19 @@ def test_dropout_is_off_after_training_with_it(flat: Flat) -> None:
     steady = answer(flat)
     settings = parse({**flat, "backbone-dropout": 0.5})
     assert host.train(settings, ask_for(settings), CLIENT, 0, MemoryStore()).steps > 0
-    assert spectrum_of(settings, ask_for(settings), CLIENT).theta == steady.theta
+    assert spectrum_of(settings, ask_for(settings), CLIENT, 0, MemoryStore()).theta == steady.theta
+
+
+def test_a_head_that_stays_is_the_clients_own(flat: Flat) -> None:
+    """The same values, prompts sent and the head kept, as all of it sent."""
+    settings, personal, store = parse(flat), parse({**flat, "personal-head": True}), MemoryStore()
+    _, layout, _ = model_of(settings, (0, 1), len(LABELS))
+    values, sent = layout.unflatten(row_of(settings)), travelling_layout(personal, (0, 1), LABELS)
+    store.keep(CLIENT, ClientState(7, 0, {name: values[name] for name in values if name not in sent.names}))
+    ask = replace(ask_for(settings), shared=sent.flatten({name: values[name] for name in sent.names}))
+    own = spectrum_of(personal, ask, CLIENT, 7, store)
+    assert own.theta == answer(flat).theta
+    assert own.theta != spectrum_of(personal, ask, CLIENT, 0, store).theta
 
 
 # -- how far the gradient is from linear -------------------------------------------------------------------
@@ -220,7 +233,7 @@ def test_a_model_that_diverged_is_said_to_have_no_spectrum(flat: Flat) -> None:
     settings = parse(flat)
     ask = ask_for(settings)
     with pytest.raises(ValueError, match="not finite"):
-        spectrum_of(settings, replace(ask, shared=ask.shared * 1e38), CLIENT)
+        spectrum_of(settings, replace(ask, shared=ask.shared * 1e38), CLIENT, 0, MemoryStore())
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e38])
@@ -228,7 +241,7 @@ def test_nothing_is_left_on_the_model(flat: Flat, scale: float) -> None:
     settings = parse(flat)
     ask = ask_for(settings)
     try:
-        spectrum_of(settings, replace(ask, shared=ask.shared * scale), CLIENT)
+        spectrum_of(settings, replace(ask, shared=ask.shared * scale), CLIENT, 0, MemoryStore())
     except ValueError:
         assert scale > 1
     model = resources.tuned(settings, (0, 1), LABELS)

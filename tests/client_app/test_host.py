@@ -158,10 +158,11 @@ def test_rounds_and_clients_have_batches_of_their_own(settings: Settings) -> Non
     assert not torch.equal(first.delta, later.delta)
 
 
-@pytest.mark.parametrize("precision", ["float32", "float16"])
-def test_the_control_variate_by_hand(make_flat: MakeFlat, precision: str) -> None:
-    """c_i <- c_i + Delta_i/(K_i eta) - c, with Delta_i as it travels."""
-    settings, store = parse(make_flat(precision=precision, local_epochs=2, batch_size=4)), MemoryStore()
+@pytest.mark.parametrize(("precision", "beta"), [("float32", 0.0), ("float16", 0.0), ("float32", 0.8)])
+def test_the_control_variate_by_hand(make_flat: MakeFlat, precision: str, beta: float) -> None:
+    """c_i <- c_i + Delta_i/(a_i eta) - c, with Delta_i as it travels; a_i = K_i, or what momentum's steps add up to."""
+    momentum: Flat = {"device_optimizer": "sgd", "device_momentum": beta} if beta else {}
+    settings, store = parse(make_flat(precision=precision, local_epochs=2, batch_size=4, **momentum)), MemoryStore()
     control: Tensor | float = 0.0
     for server_round, c in ((1, 0.0), (2, 0.01), (3, -0.02)):
         ask = question(settings, server_round, control=c)
@@ -169,7 +170,8 @@ def test_the_control_variate_by_hand(make_flat: MakeFlat, precision: str) -> Non
         assert reply.delta is not None
         if precision == "float16":
             assert torch.equal(reply.delta, reply.delta.half().float())
-        control = control + reply.delta / (reply.steps * settings.local.learning_rate) - c
+        a = sum(beta**back for step in range(reply.steps) for back in range(step + 1))
+        control = control + reply.delta / (a * settings.local.learning_rate) - c
         assert (reply.steps > 2, reply.control_round) == (True, server_round - 1)
     state = store.resume(CLIENT, 3)
     assert state is not None

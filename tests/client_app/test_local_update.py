@@ -137,6 +137,16 @@ def test_no_correction_is_a_correction_of_zero(make: Callable[[float], DeviceOpt
     assert torch.equal(zero, local_update(start(), batches(4), curved, make(0.8)).rows)
 
 
+def test_where_no_device_has_seen_a_gradient_yet_each_takes_its_own_second_moment() -> None:
+    """A block whose gradients were all 0 has vbar = 0, as LoRA's A while B is 0; the other block, and no correction there."""
+    vbar, given = torch.tensor([4.0, 0.0], dtype=torch.float64), batches(6)
+    found = local_update(start(), given, given_gradient, SharedAdam(ETA, DECAY, 1e9, vbar), D).rows
+    whole = local_update(start(), given, given_gradient, OPTIMIZERS["shared"](1e9), D).rows
+    own = local_update(start(), given, given_gradient, Adam(ETA, DECAY, 1e9)).rows
+    assert torch.equal(found[:, 0], whole[:, 0])
+    assert torch.equal(found[:, 1:], own[:, 1:])
+
+
 def test_the_proximal_term_by_hand() -> None:
     """Steps of .5 on (4, 4) from (0, 0): the second has mu (x - x_0) = 2 (-2) added, on the one parameter that travels."""
     given = [torch.tensor([[4.0, 4.0]])] * 2

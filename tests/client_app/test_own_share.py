@@ -77,7 +77,7 @@ def test_it_is_the_ratios_estimate_at_what_the_client_trains(make_flat: MakeFlat
     values = moved(settings)
     whole = parse(make_flat(**{**GIVEN, "layers": "auto"}, ratio=estimator, warmup_rounds=1))
     everything, _ = begun_at(whole, ask_of(whole, 2, 1, (0, 1)), values)
-    reply = spectrum_of(whole, everything, CLIENT)
+    reply = spectrum_of(whole, everything, CLIENT, 0, MemoryStore())
     assert share_at(settings, values) == pytest.approx(reply.ratio, rel=1e-6)
     other = share_at(settings, {name: 2 * value for name, value in values.items()})
     assert other is not None
@@ -144,6 +144,41 @@ def test_all_moves_on_the_first_visit_and_the_clients_share_from_the_second_on(
             assert 0 < share < (1 if server_round > 1 else 2)
             assert int(rows.any(dim=1).sum()) == math.ceil(share * len(rows) - 1e-6), name
         before = {**before, **{name: value for name, value in state.local.items() if name in before}}
+
+
+def test_the_share_is_estimated_after_the_warm_up_not_in_it(
+    make_flat: MakeFlat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a warm-up all layers travel, so that nothing is outside: it says nothing of how much of that should move."""
+    estimated: dict[str, Any] = {"layers": "auto", "ratio": "plateau", "warmup_rounds": 1}
+    settings, store = parse(make_flat(**{**GIVEN, **estimated}, update_share="plateau")), MemoryStore()
+    monkeypatch.setattr(own_share, "_estimated", lambda *given: 0.25)
+    host.train(settings, replace(ask_of(settings, 1, 0, (0, 1)), warm_up=True), CLIENT, 0, store)
+    warm = store.look(CLIENT, 1)
+    assert warm is not None
+    assert UPDATE_SHARE not in warm.local
+    assert float(state_after(settings, store, 2).local[UPDATE_SHARE]) == 0.25
+
+
+@pytest.mark.parametrize("shares", [(0.25, 1.0), (1.0, 0.25), (0.25, 0.5)], ids=str)
+def test_clients_of_any_shares_train_in_one_stack_as_alone(make_flat: MakeFlat, shares: tuple[float, float]) -> None:
+    settings, clients, accepted = parse(make_flat(**GIVEN, update_share="plateau")), (1, 2), {1: 1, 2: 1}
+    values, stores = moved(settings), (MemoryStore(), MemoryStore())
+    outside = {name: value for name, value in values.items() if name.startswith("lora.0.")}
+    for client, share in zip(clients, shares, strict=True):
+        for store in stores:
+            store.keep(client, ClientState(1, 0, {**outside, UPDATE_SHARE: torch.tensor([share])}))
+    ask = replace(ask_of(settings, 2, 1), clients=clients, accepted=(1, 1))
+    for reply in host.train_together(settings, ask, clients, accepted, stores[0]):
+        alone = host.train(settings, ask, reply.client, 1, stores[1])
+        assert reply.delta is not None
+        assert reply.delta.norm() > 0.01
+        torch.testing.assert_close(reply.delta, alone.delta, rtol=1e-3, atol=1e-5)
+        ends = [store.look(reply.client, 2) for store in stores]
+        for name, was in outside.items():
+            together, by_itself = (end.local[name] for end in ends if end is not None)
+            assert torch.equal(together != was, by_itself != was), name
+            torch.testing.assert_close(together, by_itself, rtol=1e-3, atol=1e-5)
 
 
 def test_with_no_gap_all_of_it_moves_and_no_information_is_gathered(

@@ -138,6 +138,21 @@ def test_dittos_model_against_the_rule_written_out(make_flat: MakeFlat) -> None:
         assert not torch.equal(after.personal, after.row)
 
 
+def test_dittos_model_goes_on_from_a_warm_up_where_other_layers_are_left_out(
+    make_flat: MakeFlat, no_plots: None
+) -> None:
+    """The warm-up's states hold personal prompts of all layers, of which only the selected ones are left."""
+    estimated = {"layers": "auto", "ratio": "plateau", "warmup_rounds": 1, "unselected_prompts": "none"}
+    small = {"curvature_examples": 3, "curvature_steps": 5, "ditto": 0.5}
+    ran = go(make_flat(**{**PLAIN, **estimated, **small}, clients_per_round=4, rounds=2))
+    assert [(line["accepted"], line["failed"]) for line in ran.lines[1:]] == [(4, {}), (4, {})]
+    assert len(ran.layers) == 1
+    (warm, chosen) = (set(line["clients"]) for line in ran.lines[1:])
+    only_warm = min(warm - chosen)
+    loaded = open_model(ran.folder, client=only_warm)
+    assert not torch.equal(loaded.row, open_model(ran.folder).row)
+
+
 def test_the_state_holds_the_prior_for_whoever_has_no_data(make_flat: MakeFlat) -> None:
     settings, store = parse(make_flat(label_prior="client", **PLAIN)), MemoryStore()
     host.train(settings, question(settings, 1), CLIENT, 0, store)

@@ -10,6 +10,7 @@ import pytest
 from client_app import host
 from client_app.batching import whole_epochs
 from client_app.curvature import spectrum_of
+from client_app.state import MemoryStore
 from data.batches import Encoded, score_batches
 from federation import resources
 from federation.evaluation import batch_inputs
@@ -61,7 +62,7 @@ def test_the_batch_behind_a_spectrum_is_the_same_each_time(settings: Settings) -
     )
     _, _, shared = model_of(few, (0, 1), len(LABELS))
     ask = Ask("run", 7, LABELS, (0, 1), (0,), (7,), 0, True, shared)
-    one, two = (spectrum_of(few, ask, 0) for _ in range(2))
+    one, two = (spectrum_of(few, ask, 0, 0, MemoryStore()) for _ in range(2))
     assert one.batch == 3 < len(shard(few, 0))
     assert one.theta == two.theta
 

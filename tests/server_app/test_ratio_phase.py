@@ -53,7 +53,7 @@ def answering(monkeypatch: pytest.MonkeyPatch) -> Callable[[Answer], None]:
     """Makes all clients answer so; they count as asked."""
 
     def give(answer: Answer) -> None:
-        def spectrum_of(settings: Settings, ask: Ask, client: int) -> CurvatureReply:
+        def spectrum_of(settings: Settings, ask: Ask, client: int, *state: object) -> CurvatureReply:
             return answer(ask, client)
 
         monkeypatch.setattr("client_app.answering.spectrum_of", spectrum_of)

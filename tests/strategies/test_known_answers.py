@@ -77,6 +77,19 @@ def test_device_correction_ends_with_each_client_at_its_own_gradient() -> None:
     assert torch.allclose(controls, problem.gradients(x), atol=1e-9)
 
 
+@pytest.mark.parametrize("clip_norm", [1e9, 1.0])
+def test_device_correction_reaches_the_optimum_under_momentum_on_the_devices(clip_norm: float) -> None:
+    """A round's steps of a running sum add up to several times their gradients, and c_i has to be one of them."""
+    problem = four_clients()
+    told = settings(drift_correction="device", device_momentum=0.9, learning_rate=0.05, clip_norm=clip_norm)
+    federation = Federation(problem, told, per_round=2)
+    path = federation.run(300)
+    assert jitter(path) < 1e-10
+    assert distance(path[-1], problem.optimum()) < 1e-9
+    controls = torch.stack([federation.control(client) for client in federation.clients])
+    assert torch.allclose(controls, problem.gradients(path[-1]), atol=1e-9)
+
+
 def test_the_server_learning_rate_changes_the_way_not_the_end() -> None:
     problem = four_clients()
     for drift, end in (("device", problem.optimum()), ("server", problem.averaging_point(problem.shares, ETA))):

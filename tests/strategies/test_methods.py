@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from data.batches import check_max_length
 from experiments.quadratics import Federation, Quadratics, distance, four_clients, jitter
+from federation import resources
 from federation.settings import Scalar, Settings, defaults, parse
 from fedpeptao.errors import InputError
 from fedpeptao.run_config import overrides
@@ -18,6 +20,7 @@ from strategies.released import Released
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "METHODS.md"
 ETA = 0.15
+AS_LONG = {"FacebookAI/roberta-large": "random:roberta"}  # 514 positions, of which a text has all but two
 
 
 def table(name: str) -> list[list[str]]:
@@ -59,6 +62,13 @@ def test_a_file_of_settings_is_the_pages_row(preset: Path) -> None:
     assert overrides([str(preset), "ratio=0.25 curriculum='none'"]) == {**row, "ratio": 0.25, "curriculum": "none"}
 
 
+def test_a_row_that_keeps_label_priors_says_so() -> None:
+    said = {row[0]: row[3] for row in table("methods")}
+    kept = {name for name, given in METHODS.items() if given.get("label-prior") != "none"}
+    assert kept == {"FibecFed", "FedPepTAO with label priors"}
+    assert all("label" in said[name] for name in kept)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_its_settings_run(method: str) -> None:
     """With nothing changed but the clients."""
@@ -73,6 +83,15 @@ def test_released_rows_build_the_released_arithmetic() -> None:
         algorithm = Federation(four_clients(), complete(method)).algorithm()
         assert isinstance(algorithm, Released)
         assert (algorithm.aliased, algorithm.eta, algorithm.eta_s) == (aliased, 0.04, 0.05)
+
+
+@pytest.mark.parametrize("method", [name for name, given in METHODS.items() if "model" in given])
+def test_texts_of_a_row_with_a_model_fit_it_beside_the_prompt(method: str) -> None:
+    settings = complete(method, model=AS_LONG[str(METHODS[method]["model"])])
+    room = resources.backbone(settings).text_positions(settings.model.positions_taken)
+    check_max_length(settings.data.max_length, room, 2, "max-length")
+    with pytest.raises(InputError, match="room for"):
+        check_max_length(settings.data.max_length + 1, room, 2, "max-length")
 
 
 @pytest.mark.parametrize("row", table("exclusions"), ids=lambda row: row[0])
