@@ -118,9 +118,11 @@ class FileRows:
             raise ValueError(f"client {client}: a row of shape {tuple(values.shape)} is none of {self.size} parameters")
         if not math.isfinite(float(values.sum())) and not torch.isfinite(values).all():  # a sum is the cheaper question
             raise ValueError(f"client {client}: a row that is not finite")
-        tags = list(self._tags(client))
-        stay = sorted(tag for tag in tags if 0 < tag <= accepted)[-self._kept :]
-        slot = next(number for number, tag in enumerate(tags) if tag not in stay)
+        tags = [
+            tag if tag <= accepted else 0 for tag in self._tags(client)
+        ]  # later ones are of rounds that were gone back on
+        stay = sorted((number for number, tag in enumerate(tags) if tag), key=tags.__getitem__)[-self._kept :]
+        slot = next(number for number in range(self._slots) if number not in stay)
         place = self._tags_at + client * self._tag.size
         try:
             tags[slot] = 0

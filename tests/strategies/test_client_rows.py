@@ -239,3 +239,16 @@ def test_as_many_accepted_rows_stay_as_asked_for(tmp_path: Path) -> None:
     rows.write(5, 8, row(8), 4)  # it went on from before 7
     assert same(rows.read(5, 4), 4)
     assert same(rows.read(5, 8), 8)
+
+
+def test_rows_of_rounds_that_were_gone_back_on_take_no_slot(tmp_path: Path) -> None:
+    """A client in rounds 3, 4 and 9 and in 10, which did not end; then the server goes on from 8 and makes 9 and 10 again."""
+    rows = FileRows(tmp_path / "rows.bin", CLIENTS, SIZE, kept=2)
+    for made, accepted in ((3, 0), (4, 3), (9, 4), (10, 9)):
+        rows.write(5, made, row(made), accepted)
+    for made, accepted in ((9, 4), (10, 9), (11, 10), (12, 11)):
+        rows.write(5, made, row(made + 0.5), accepted)
+        assert same(rows.read(5, accepted), 4 if accepted == 4 else accepted + 0.5)
+        assert same(rows.read(5, made), made + 0.5)
+    assert rows.read(5, 4) is None
+    assert same(rows.read(5, 10), 10.5)
