@@ -137,6 +137,7 @@ class Course:
         if before is not None and not before.warm_up:
             strategy = assembly.strategy(before.layers)
             strategy.go_on(before.state, standing=before.standing)
+            self._note_settings()
             say(layers_table(self.known["layer_scores"], before.layers))
             return strategy
         count_ = resources.backbone(settings).num_layers
@@ -147,6 +148,7 @@ class Course:
                 self._save(warm, None)
             else:
                 warm.go_on(before.state, before.sent, before.standing)
+                self._note_settings()
             rounds.run(warm, settings.selection.warmup_rounds)
             attendance.look(warm)
             assembly = replace(assembly, found=attendance.found.of(warm.roster.examples))
@@ -169,6 +171,10 @@ class Course:
         layers = strategy.roster.layers
         progress = Progress(strategy.state, strategy.warm_up, layers, told, sent, evaluations, strategy.standing)
         self.checkpoints.save(replace(self.identity, clients=strategy.roster.agreed), progress)
+
+    def _note_settings(self) -> None:
+        """Those that a run goes on with, when nothing is left that may refuse them."""
+        self.folder.write_settings(self.settings.flat())
 
     def _note_clients(self, found: RollCall) -> None:
         """Those that joined, in the summary."""
@@ -203,7 +209,6 @@ def begin(grid: RecordingGrid, settings: Settings, folder: RunFolder) -> Course:
     if before.state.round > settings.federation.rounds:
         problem = f"the run has come to round {before.state.round} already"
         raise InputError("rounds", settings.federation.rounds, problem, f"Give {before.state.round} or more")
-    folder.write_settings(settings.flat())
     say(f"Goes on after round {before.state.round}")
     resumed = {"round": before.state.round, "at": datetime.now(UTC).isoformat(timespec="seconds")}
     clients = read_summary(folder.path).get("clients") or {}

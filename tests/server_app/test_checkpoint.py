@@ -242,6 +242,38 @@ def test_a_refusal_leaves_the_folder_as_it_was(make_flat: MakeFlat, no_plots: No
     assert {path: path.read_bytes() for path in ran.folder.rglob("*") if path.is_file()} == before
 
 
+def test_settings_that_the_roll_call_refuses_are_not_written(
+    make_flat: MakeFlat, no_plots: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run's own are there to go on with."""
+    ran = go(make_flat())
+    names = ("settings.json", "resume.toml")
+    before = {name: (ran.folder / name).read_bytes() for name in names}
+    with monkeypatch.context() as patch:
+        patch.setattr("server_app.course.roll_call.call", lambda *given: pytest.fail("a client is at fault"))
+        with pytest.raises(pytest.fail.Exception):
+            go(resumed(ran, rounds=3))
+    assert {name: (ran.folder / name).read_bytes() for name in names} == before
+
+
+@pytest.mark.parametrize(("before", "now"), [(1, 3), (3, 1)])
+def test_a_run_goes_on_with_another_number_of_checkpoints(
+    make_flat: MakeFlat, no_plots: None, before: int, now: int
+) -> None:
+    """Clients and the server's rows too; the newest checkpoint of the second part is damaged then, and one more round is made."""
+    flat = make_flat(run_name="run", rounds=5, clients_per_round=4, drift_correction="server")
+    whole = go({**flat, "runs-dir": f"{flat['runs-dir']}-whole"})
+    first = go({**flat, "rounds": 2, "checkpoints": before})
+    second = go(resumed(first, rounds=4, checkpoints=now))
+    *_, newest = checkpoints = sorted((second.folder / FOLDER).iterdir())
+    assert len(checkpoints) == now
+    if now > 1:
+        newest.write_bytes(b"")
+    third = go(resumed(second, rounds=5))
+    assert third.parameter_bytes == whole.parameter_bytes
+    assert [line["round"] for line in third.lines] == [0, 1, 2, 3, 4, 5]
+
+
 def test_a_second_server_is_kept_out(make_flat: MakeFlat, no_plots: None) -> None:
     """Also one in another process; and the first one's death lets it in."""
     ran = go(make_flat())
