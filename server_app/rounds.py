@@ -162,7 +162,7 @@ class Rounds:
             warn(
                 f"round {server_round}: {replied} of {wanted} replies that it needs, nothing is averaged. {_why(outcome)}"
             )
-            time.sleep(min(left, LONGEST_PAUSE_S, 2.0**attempt / 4))
+            time.sleep(min(left, pause_after(attempt)))
         raise AssertionError("unreachable")
 
     def _await_enough(self, strategy: PromptStrategy, server_round: int, give_up: float) -> None:
@@ -244,6 +244,11 @@ class Rounds:
         whole = {**dict.fromkeys(self._figures), **line, **self._attendance.news()}
         self._folder.append(whole)
         say(round_line(whole, self._settings.federation.rounds, self._metric))
+
+
+def pause_after(attempt: int) -> float:
+    """Seconds before others are asked, after so many void attempts before this one: they double up to LONGEST_PAUSE_S."""
+    return min(LONGEST_PAUSE_S, 2.0 ** min(attempt, 10) / 4)
 
 
 def _due(server_round: int, every: int, rounds: int) -> bool:
