@@ -17,7 +17,7 @@ from federation.grids import RecordingGrid
 from federation.logs import event
 from federation.messages import Evaluation
 from federation.metrics import figures
-from federation.settings import Settings
+from federation.settings import Flat, Settings, defaults
 from fedpeptao.errors import InputError
 from models.export import save_parameters, to_peft
 from server_app import ratio_phase, roll_call
@@ -209,6 +209,8 @@ def begin(grid: RecordingGrid, settings: Settings, folder: RunFolder) -> Course:
     if before.state.round > settings.federation.rounds:
         problem = f"the run has come to round {before.state.round} already"
         raise InputError("rounds", settings.federation.rounds, problem, f"Give {before.state.round} or more")
+    if before.evaluation and _final_epochs(was.settings, before) != _final_epochs(now.settings, before):
+        before = replace(before, evaluation={})  # made as it is not asked for now
     say(f"Goes on after round {before.state.round}")
     resumed = {"round": before.state.round, "at": datetime.now(UTC).isoformat(timespec="seconds")}
     clients = read_summary(folder.path).get("clients") or {}
@@ -223,6 +225,12 @@ def _outcome(before: Progress) -> Outcome | None:
     if not before.evaluation:
         return None
     return Outcome(asked=sorted(before.evaluation), evaluations=dict(before.evaluation))
+
+
+def _final_epochs(settings: Flat, before: Progress) -> object:
+    """How many there are before the evaluation of this round; a checkpoint's settings are those of its evaluation."""
+    key = "final-local-epochs"
+    return settings.get(key, defaults()[key]) if settings.get("rounds") == before.state.round else 0
 
 
 def _counts(evaluation: Evaluation) -> dict[str, int | float]:

@@ -16,12 +16,13 @@ from federation.sealed import facts_of, seal, tensors_of
 from federation.settings import defaults
 from fedpeptao import cli
 from fedpeptao.errors import InputError, RunError
+from fedpeptao.loaded import open_model
 from server_app.checkpoint import FOLDER, FORM, MAY_CHANGE, Checkpoints, Identity, Progress, check_identity
 from server_app.run_folder import RunFolder
 from strategies.drift import DriftState
 from strategies.fedpeptao import State
 from strategies.standing import Standing
-from tests.small_runs import Flat, Ran, go
+from tests.small_runs import Flat, Ran, Watched, go
 
 MakeFlat = Callable[..., Flat]
 WHO = Identity(defaults(), "model", "data", {0: (10, 4), 7: (12, 6)})
@@ -232,6 +233,44 @@ def test_a_run_that_is_complete_ends_at_once(make_flat: MakeFlat, no_plots: None
     again = go(resumed(ran))
     assert again.lines == ran.lines
     assert again.summary["final"] == ran.summary["final"]
+
+
+def per_client(ran: Ran) -> object:
+    return ran.summary["final"]["per_client"]
+
+
+@pytest.mark.parametrize("before", [0, 2])
+def test_final_epochs_that_are_asked_for_later_are_done(make_flat: MakeFlat, no_plots: None, before: int) -> None:
+    """Of a run that is complete: its evaluation was made without them, or with others."""
+    flat = make_flat(run_name="run", final_local_epochs=before)
+    whole = go({**flat, "runs-dir": f"{flat['runs-dir']}-whole", "final-local-epochs": 1})
+    ran = go(flat)
+    assert per_client(ran) != per_client(whole)
+    more = go(resumed(ran, **{"final-local-epochs": 1}))
+    assert per_client(more) == per_client(whole)
+    for client in range(5):
+        assert torch.equal(open_model(more.folder, client=client).row, open_model(whole.folder, client=client).row)
+    assert more.parameter_bytes == whole.parameter_bytes
+
+
+def test_a_run_that_ends_at_an_evaluation_on_its_way_does_its_final_epochs(make_flat: MakeFlat, no_plots: None) -> None:
+    flat = make_flat(run_name="run", rounds=3, evaluate_every=2, final_local_epochs=1)
+    whole = go({**flat, "runs-dir": f"{flat['runs-dir']}-whole", "rounds": 2})
+    ran = go(flat)
+    for path in sorted((ran.folder / FOLDER).iterdir())[-1:]:
+        path.unlink()
+    ended = go(resumed(ran, rounds=2))
+    assert per_client(ended) == per_client(whole)
+
+
+def test_an_evaluation_as_it_is_asked_for_now_serves(make_flat: MakeFlat, no_plots: None) -> None:
+    flat = make_flat(rounds=3, evaluate_every=2)
+    ran = go(flat)
+    for path in sorted((ran.folder / FOLDER).iterdir())[-1:]:
+        path.unlink()
+    watched = Watched()
+    assert per_client(go(resumed(ran, rounds=2), client_app=watched))
+    assert not watched.of("evaluate")
 
 
 def test_a_refusal_leaves_the_folder_as_it_was(make_flat: MakeFlat, no_plots: None) -> None:
