@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -120,7 +121,49 @@ def test_every_flipped_bit_is_noticed(folder: Path) -> None:
     whole = path.read_bytes()
     for place in range(0, len(whole), 7):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ (1 << place % 8)]) + whole[place + 1 :])
-        assert checkpoints.latest() is None
+        with pytest.raises(RunError, match="no whole checkpoint is left"):
+            checkpoints.latest()
+
+
+def test_without_a_whole_one_nothing_of_a_run_is_lost(folder: Path, shown: list[str]) -> None:
+    """It is refused as often as it is tried, until one is restored."""
+    checkpoints = Checkpoints(folder, 2)
+    checkpoints.save(WHO, progress(1))
+    checkpoints.save(WHO, progress(2))
+    one, other = sorted((folder / FOLDER).iterdir())
+    content = one.read_bytes()
+    one.write_bytes(b"")
+    other.write_bytes(b"")
+    names = "round-000001.set-aside-1, round-000002.set-aside-1"
+    for _ in range(2):
+        with pytest.raises(RunError, match=f"no whole checkpoint is left in {folder / FOLDER}: {names} were damaged"):
+            checkpoints.latest()
+    assert (folder / "metrics.jsonl").read_text() == '{"round": 1}\n'
+    assert [line.rpartition(", ")[2] for line in shown] == ["the one before it is looked at", "none is before it"]
+    one.write_bytes(content)
+    kept = checkpoints.latest()
+    assert kept is not None
+    assert kept[1].state.round == 1
+
+
+@pytest.mark.parametrize(
+    "lines", ['{"round": 1}\n', '{"round": 0}\n{"rou\n{"round": 2}\n', '{"round": 0}\n{"round": 7}\n']
+)
+def test_without_any_a_run_with_rounds_is_not_begun_anew(folder: Path, lines: str) -> None:
+    (folder / "metrics.jsonl").write_text(lines)
+    with pytest.raises(RunError, match=r"there is none\. Restore one from a copy"):
+        Checkpoints(folder, 2).latest()
+    assert (folder / "metrics.jsonl").read_text() == lines
+
+
+@pytest.mark.parametrize("lines", ["", '{"round": 0}\n{"rou', '{"rou'])
+def test_without_any_a_run_of_which_no_round_ended_begins_anew(folder: Path, lines: str) -> None:
+    """Also where the one from before its first round is damaged."""
+    (folder / "metrics.jsonl").write_text(lines)
+    Checkpoints(folder, 2).save(WHO, replace(progress(), state=state(0)))
+    (folder / FOLDER / "round-000000.safetensors").write_bytes(b"")
+    assert Checkpoints(folder, 2).latest() is None
+    assert (folder / "metrics.jsonl").read_text() == ""
 
 
 def test_one_of_another_version_is_refused_by_name(folder: Path) -> None:
