@@ -27,7 +27,7 @@ from federation.settings import Flat, Scalar, defaults
 from fedpeptao.errors import InputError, RunError
 from server_app.assembly import ROWS
 from server_app.console import warn
-from server_app.run_folder import METRICS, RESUME, plain, read_history
+from server_app.run_folder import METRICS, RESUME, how_to_go_on, plain, read_history
 from strategies.drift import DriftState
 from strategies.fedpeptao import State
 from strategies.standing import Standing
@@ -115,7 +115,7 @@ class Checkpoints:
         except OSError as error:
             raise RunError(
                 f"round {progress.state.round} cannot be kept in {path}: {error.strerror or error}. "
-                f"Make room there and go on with fedpeptao run --resume {self._run}"
+                f"Make room there and go on with {how_to_go_on(self._run)}"
             ) from error
 
     def latest(self) -> tuple[Identity, Progress] | None:

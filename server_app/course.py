@@ -28,7 +28,7 @@ from server_app.console import layers_table, say
 from server_app.lines import pooled_personalised, pooled_shared
 from server_app.roll_call import RollCall
 from server_app.rounds import Rounds
-from server_app.run_folder import METRICS, PARAMETERS, RunFolder, read_summary
+from server_app.run_folder import DEPLOYED, METRICS, PARAMETERS, RunFolder, read_summary
 from strategies.roster import Outcome
 from strategies.shell import PromptStrategy
 
@@ -184,8 +184,11 @@ class Course:
             self.folder.write_summary({**self.known, "status": "running"})
 
 
-def begin(grid: RecordingGrid, settings: Settings, folder: RunFolder) -> Course:
+def begin(grid: RecordingGrid, settings: Settings, folder: RunFolder, deployed: bool = False) -> Course:
     """A run from its beginning, or from where `resume` says that it goes on.
+
+    Args:
+        deployed: whether its clients are on the nodes of a deployment; it is noted in the folder.
 
     Raises:
         InputError: a checkpoint that does not fit the settings, the model or the data.
@@ -202,7 +205,7 @@ def begin(grid: RecordingGrid, settings: Settings, folder: RunFolder) -> Course:
             "pairs": "text_pair" in splits.train.column_names,
         }
         model = {"name": backbone.name, "fingerprint": backbone.fingerprint}
-        folder.write_facts(settings.flat(), {"data": data, "model": model})
+        folder.write_facts(settings.flat(), {"data": data, "model": model, DEPLOYED: deployed})
         return Course(grid, settings, folder, checkpoints, None, now)
     was, before = kept
     check_identity(was, now, folder.path)
@@ -211,6 +214,8 @@ def begin(grid: RecordingGrid, settings: Settings, folder: RunFolder) -> Course:
         raise InputError("rounds", settings.federation.rounds, problem, f"Give {before.state.round} or more")
     if before.evaluation and _final_epochs(was.settings, before) != _final_epochs(now.settings, before):
         before = replace(before, evaluation={})  # made as it is not asked for now
+    if deployed:
+        folder.note_deployed()
     say(f"Goes on after round {before.state.round}")
     resumed = {"round": before.state.round, "at": datetime.now(UTC).isoformat(timespec="seconds")}
     clients = read_summary(folder.path).get("clients") or {}

@@ -23,7 +23,7 @@ from server_app.attendance import Attendance
 from server_app.console import round_header, round_line, say, warn
 from server_app.lines import by_client, line_figures, pooled_personalised, pooled_shared, traffic_figures
 from server_app.progress import with_progress
-from server_app.run_folder import RunFolder
+from server_app.run_folder import RunFolder, how_to_go_on
 from strategies.roster import Outcome
 from strategies.shell import PromptStrategy
 
@@ -201,7 +201,7 @@ class Rounds:
             )
 
     def _how_to_go_on(self, server_round: int, mend: str = "") -> str:
-        return f"The run is kept as after round {server_round - 1}{mend}: fedpeptao run --resume {self._folder.path}"
+        return f"The run is kept as after round {server_round - 1}{mend}: {how_to_go_on(self._folder.path)}"
 
     def _without_quorum(self, outcome: Outcome, server_round: int) -> str:
         """Why the run stops, and how it goes on."""

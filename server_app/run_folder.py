@@ -33,6 +33,8 @@ from server_app.events import Events
 
 METRICS, SUMMARY, SETTINGS, FACTS = "metrics.jsonl", "summary.json", "settings.json", "facts.json"
 SPECTRUM, PARAMETERS, RESUME = "spectrum.json", "parameters.safetensors", "resume.toml"
+DEPLOYED = "deployed"
+"""The fact that a run's clients are on the nodes of a deployment."""
 _PACKAGES = ("flwr", "torch", "transformers", "peft", "datasets", "numpy")
 
 
@@ -99,6 +101,11 @@ class RunFolder:
         write_json(self.path / SETTINGS, settings)
         write_atomically(self.path / RESUME, to_toml({**settings, **here}).encode())
 
+    def note_deployed(self) -> None:
+        """In the facts of a run that goes on, where they do not say so yet."""
+        if not is_deployed(self.path):
+            write_json(self.path / FACTS, {**_facts(self.path), DEPLOYED: True})
+
     def append(self, line: Mapping[str, object]) -> None:
         """One round's figures: to metrics.jsonl, on disk when this returns, and to TensorBoard.
 
@@ -130,6 +137,29 @@ class RunFolder:
 def run_name(folder: Path, summary: Mapping[str, Any]) -> str:
     """A run's name, wherever its folder lies now."""
     return Path(str((summary.get("paths") or {}).get("run_folder") or folder)).name
+
+
+def is_deployed(folder: Path) -> bool:
+    """Whether a run's clients are on the nodes of a deployment; False where its facts do not say so."""
+    return _facts(folder).get(DEPLOYED) is True
+
+
+def how_to_go_on(folder: Path) -> str:
+    """The command."""
+    if is_deployed(folder):
+        return f"flwr run . <federation> --stream --run-config {folder / RESUME}"
+    return f"fedpeptao run --resume {folder}"
+
+
+def check_simulated(folder: Path) -> None:
+    """A simulation goes on with what was one: its clients would begin anew, without what they have on their nodes.
+
+    Raises:
+        InputError: it was none.
+    """
+    if is_deployed(folder):
+        problem = "its clients are on the nodes of a deployment, and a simulation has none of what they keep"
+        raise InputError("resume", str(folder), problem, f"Go on with {how_to_go_on(folder)}")
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
@@ -208,6 +238,14 @@ def _keep_others_out(metrics: TextIO) -> None:
         raise InputError("resume", folder, problem, "Wait for its end, or stop it first") from error
     except OSError as error:
         warn(f"{metrics.name} cannot be locked ({error.strerror}): take care that no second server works in its folder")
+
+
+def _facts(folder: Path) -> dict[str, Any]:
+    """facts.json; {} where it cannot be read."""
+    try:
+        return dict(json.loads((folder / FACTS).read_text(encoding="utf8")))
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
 def _process_facts() -> dict[str, object]:

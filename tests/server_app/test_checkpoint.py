@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from client_app import host
+from federation.grids import InProcessGrid
 from federation.messages import Evaluation
 from federation.sealed import facts_of, seal, tensors_of
 from federation.settings import defaults
@@ -394,6 +396,65 @@ def test_resume_toml_is_all_that_it_takes(make_flat: MakeFlat, no_plots: None, m
     by_option, by_file = (simulation.settings.flat() for simulation in asked)
     assert by_option == {**by_file, "rounds": 2}
     assert go(by_option).summary["rounds"] == 2
+
+
+# -- a deployment's runs -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def deployed(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
+    """Whether the nodes of the runs from now on count as a deployment's."""
+    return lambda on: monkeypatch.setattr("server_app.run.GrpcGrid", InProcessGrid if on else int)
+
+
+def test_a_deployed_run_names_the_command_that_goes_on_with_it(
+    make_flat: MakeFlat, no_plots: None, monkeypatch: pytest.MonkeyPatch, deployed: Callable[[bool], None]
+) -> None:
+    flat = make_flat(run_name="run")
+    folder = Path(str(flat["runs-dir"])) / "run"
+    deployed(True)
+    with monkeypatch.context() as patch:
+        patch.setattr(host, "train", lambda *given: 1 / 0)
+        with pytest.raises(
+            RunError, match=f": flwr run . <federation> --stream --run-config {folder / 'resume.toml'}$"
+        ):
+            go(flat)
+    assert go({**flat, "resume": str(folder)}).summary["status"] == "completed"
+
+
+def test_a_deployed_run_is_not_gone_on_with_in_a_simulation(
+    make_flat: MakeFlat,
+    no_plots: None,
+    monkeypatch: pytest.MonkeyPatch,
+    deployed: Callable[[bool], None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """By neither command, whose message names the one that does."""
+    deployed(True)
+    ran = go(make_flat(rounds=1))
+    resume = ran.folder / "resume.toml"
+    monkeypatch.setattr("fedpeptao.launch.run", lambda simulation: pytest.fail("a simulation was begun"))
+    for given in (["--resume", str(ran.folder)], ["--run-config", str(resume)]):
+        assert cli.main(["run", *given]) == 2
+        assert f"Go on with flwr run . <federation> --stream --run-config {resume}" in capsys.readouterr().err
+    deployed(False)
+    with pytest.raises(InputError, match="its clients are on the nodes of a deployment"):
+        go(resumed(ran))
+
+
+def test_a_run_whose_facts_do_not_say_goes_on_and_is_noted(
+    make_flat: MakeFlat, no_plots: None, deployed: Callable[[bool], None]
+) -> None:
+    ran = go(make_flat(rounds=1))
+    facts = ran.folder / "facts.json"
+    before = json.loads(facts.read_text())
+    assert before.pop("deployed") is False
+    facts.write_text(json.dumps(before))
+    go(resumed(ran, rounds=2))
+    assert json.loads(facts.read_text()) == before
+    deployed(True)
+    go(resumed(ran, rounds=3))
+    assert json.loads(facts.read_text()) == {**before, "deployed": True}
 
 
 def test_a_read_only_folder_is_named(make_flat: MakeFlat, no_plots: None, monkeypatch: pytest.MonkeyPatch) -> None:
