@@ -63,12 +63,12 @@ class RunFolder:
             name: "": date and time, with -2, -3, .. behind it where that is taken.
 
         Raises:
-            InputError: the name is taken, or the folder cannot be written.
+            InputError: the name is taken, or that of a folder with other things in it, or the folder cannot be written.
         """
         parent = runs_dir or user_data_path("fedpeptao", appauthor=False) / "runs"
         if name:
             if not _claim(parent / name):
-                raise InputError("run-name", name, f"it is taken in {parent}", "Choose another name, or none")
+                raise InputError("run-name", name, _taken(parent / name), "Choose another name, or none")
             return cls(parent / name)
         stem = time.strftime("%Y%m%d-%H%M%S")
         names = (stem if number == 1 else f"{stem}-{number}" for number in count(1))
@@ -213,9 +213,11 @@ def write_json(path: Path, value: object) -> None:
 
 
 def _claim(path: Path) -> bool:
-    """Makes the folder with an empty metrics.jsonl in it; False if that is there. Of many at once, one succeeds."""
+    """Makes the folder with an empty metrics.jsonl in it; False if anything is there. Of many at once, one succeeds."""
     try:
         path.mkdir(parents=True, exist_ok=True)
+        if any(path.iterdir()):
+            return False
         (path / METRICS).touch(exist_ok=False)
     except FileExistsError:
         return False
@@ -225,6 +227,13 @@ def _claim(path: Path) -> bool:
             raise InputError("run-name", path.name, reason, "Choose a shorter name, or none") from error
         raise InputError("runs-dir", str(path.parent), reason, "Name a folder that you can write to") from error
     return True
+
+
+def _taken(path: Path) -> str:
+    """By whom."""
+    if not path.is_dir() or (path / METRICS).exists():
+        return f"it is taken in {path.parent}"
+    return f"{path} is no run's folder, and not empty: it holds {min((one.name for one in path.iterdir()), default=METRICS)}"
 
 
 def _keep_others_out(metrics: TextIO) -> None:

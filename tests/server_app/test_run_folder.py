@@ -36,6 +36,26 @@ def test_an_empty_folder_of_that_name_is_no_run(tmp_path: Path) -> None:
     assert RunFolder.create(tmp_path, "mine").path == tmp_path / "mine"
 
 
+@pytest.mark.parametrize("thing", ["notes.txt", "clients", ".git"])
+def test_a_folder_that_holds_something_else_is_left_alone(tmp_path: Path, thing: str) -> None:
+    """Also under a name that nobody gave: the next one is taken."""
+    (tmp_path / "mine" / thing).mkdir(parents=True)
+    with pytest.raises(
+        InputError, match=rf"run-name = 'mine': .*mine is no run's folder, .* it holds {thing}\. Choose"
+    ) as error:
+        RunFolder.create(tmp_path, "mine")
+    assert error.value.key == "run-name"
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == [thing]
+
+
+def test_a_folder_of_that_second_that_holds_something_else_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.strftime", lambda form: "20260102-030405")
+    (tmp_path / "20260102-030405" / "clients").mkdir(parents=True)
+    assert RunFolder.create(tmp_path, "").path.name == "20260102-030405-2"
+
+
 def test_runs_of_the_same_second_get_a_number_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("time.strftime", lambda form: "20260102-030405")
     with ThreadPoolExecutor(8) as pool:
