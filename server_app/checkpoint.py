@@ -27,7 +27,7 @@ from federation.settings import Flat, Scalar, defaults
 from fedpeptao.errors import InputError, RunError
 from server_app.assembly import ROWS
 from server_app.console import warn
-from server_app.run_folder import METRICS, RESUME, how_to_go_on, plain, read_history
+from server_app.run_folder import METRICS, RESUME, keeping, plain, read_history
 from strategies.drift import DriftState
 from strategies.fedpeptao import State
 from strategies.standing import Standing
@@ -105,18 +105,13 @@ class Checkpoints:
             RunError: the disk does not take it; what was kept before is as it was.
         """
         path = self._folder / f"round-{progress.state.round:06d}.safetensors"
-        try:
+        with keeping(f"round {progress.state.round}", path, self._run):
             make_folder(self._folder)
             _sync(self._run / ROWS)
             write_atomically(path, _pack(identity, progress, self._history()))
             for old in self._paths()[self._kept :]:
                 old.unlink()
             event("checkpoint kept", round=progress.state.round, file=path.name, bytes=path.stat().st_size)
-        except OSError as error:
-            raise RunError(
-                f"round {progress.state.round} cannot be kept in {path}: {error.strerror or error}. "
-                f"Make room there and go on with {how_to_go_on(self._run)}"
-            ) from error
 
     def latest(self) -> tuple[Identity, Progress] | None:
         """The newest that is whole; metrics.jsonl is cut to what it counts on. None where no round has ended yet.

@@ -28,7 +28,7 @@ from server_app.console import layers_table, say
 from server_app.lines import pooled_personalised, pooled_shared
 from server_app.roll_call import RollCall
 from server_app.rounds import Rounds
-from server_app.run_folder import DEPLOYED, METRICS, PARAMETERS, RunFolder, read_summary
+from server_app.run_folder import DEPLOYED, METRICS, PARAMETERS, RunFolder, keeping, read_summary
 from strategies.roster import Outcome
 from strategies.shell import PromptStrategy
 
@@ -72,7 +72,8 @@ class Course:
         evaluations = rounds.evaluation().evaluations
         own, together = pooled_personalised(evaluations.values()), pooled_shared(evaluations.values())
         row, adapter = whole_row(settings, strategy), folder.path / "adapter"
-        note = to_peft(strategy_model(settings, strategy), row, adapter, self.known["labels"])
+        with keeping("the adapter", adapter, folder.path):
+            note = to_peft(strategy_model(settings, strategy), row, adapter, self.known["labels"])
         if note:
             say(note)
         metric, known = self.known["metric"], len(strategy.roster.examples)
@@ -274,9 +275,10 @@ def _keeper(folder: Path) -> Callable[[PromptStrategy], None]:
 
     def keep(strategy: PromptStrategy) -> None:
         temporary = folder / f".{PARAMETERS}"
-        save_parameters(temporary, strategy.layout, strategy.state.x.to(torch.float32))
-        copymode(folder / METRICS, temporary)  # safetensors writes files for their owner alone, whatever the umask
-        temporary.replace(folder / PARAMETERS)
+        with keeping(f"round {strategy.state.round}", folder / PARAMETERS, folder):
+            save_parameters(temporary, strategy.layout, strategy.state.x.to(torch.float32))
+            copymode(folder / METRICS, temporary)  # safetensors writes files for their owner alone, whatever the umask
+            temporary.replace(folder / PARAMETERS)
 
     return keep
 

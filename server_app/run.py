@@ -20,13 +20,13 @@ from federation.run_paths import runs_folder
 from federation.settings import Settings, defaults
 from fedpeptao import __version__
 from fedpeptao.console import RUN_FOLDER
-from fedpeptao.errors import InputError
+from fedpeptao.errors import InputError, RunError
 from models.curvature import check_second_derivative
 from server_app import roll_call
 from server_app.console import say, settings_table, summary_table
 from server_app.course import Summary, begin
 from server_app.finish import finish
-from server_app.run_folder import RunFolder, check_simulated
+from server_app.run_folder import SUMMARY, RunFolder, check_simulated, keeping
 
 
 def run(grid: Grid, settings: Settings) -> Summary:
@@ -62,10 +62,27 @@ def run(grid: Grid, settings: Settings) -> Summary:
         finally:
             seconds = time.monotonic() - started
             event("run ends", logging.INFO if status == "completed" else logging.ERROR, status=status, seconds=seconds)
-            summary = finish(folder.path, {**summary, "status": status, "seconds": seconds})
-            folder.close()
+            summary = closed(folder, {**summary, "status": status, "seconds": seconds})
     say(summary_table(summary))
     return summary
+
+
+def closed(folder: RunFolder, summary: Summary) -> Summary:
+    """The whole summary, when the folder holds it. Where a run ends by an error, that is told, and none of its last files.
+
+    Raises:
+        RunError: the disk does not take what a run that completed leaves.
+    """
+    try:
+        with keeping("the summary", folder.path / SUMMARY, folder.path):
+            return finish(folder.path, summary)
+    except RunError as error:
+        if summary["status"] == "completed":
+            raise
+        event("the folder is not closed", logging.ERROR, why=str(error))
+        return summary
+    finally:
+        folder.close()
 
 
 def open_folder(settings: Settings, deployed: bool) -> RunFolder:

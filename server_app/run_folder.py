@@ -13,7 +13,8 @@ import math
 import os
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from itertools import count
@@ -22,11 +23,12 @@ from typing import Any, TextIO
 
 import torch
 from platformdirs import user_data_path
+from safetensors import SafetensorError
 
 from federation.durable import write_atomically
 from federation.settings import Scalar
 from fedpeptao import __version__
-from fedpeptao.errors import InputError
+from fedpeptao.errors import InputError, RunError
 from fedpeptao.run_config import to_toml
 from server_app.console import warn
 from server_app.events import Events
@@ -109,29 +111,49 @@ class RunFolder:
     def append(self, line: Mapping[str, object]) -> None:
         """One round's figures: to metrics.jsonl, on disk when this returns, and to TensorBoard.
 
-        Missing figures are None; what is not finite becomes null. Numbers may be numpy's or torch's.
+        Missing figures are None; what is not finite becomes null. Numbers may be numpy's or torch's. RunError if the disk does
+        not take it.
         """
         figures = plain(line)
-        if self._events is None:
-            self._events = Events(self.path / "tensorboard", self.history())
-        self._metrics.write(json.dumps(figures, allow_nan=False) + "\n")
-        self._metrics.flush()
-        os.fsync(self._metrics.fileno())
-        self._events.add(figures)
+        with keeping(f"round {figures.get('round')}", self.path / METRICS, self.path):
+            if self._events is None:
+                self._events = Events(self.path / "tensorboard", self.history())
+            self._metrics.write(json.dumps(figures, allow_nan=False) + "\n")
+            self._metrics.flush()
+            os.fsync(self._metrics.fileno())
+            self._events.add(figures)
 
     def history(self) -> list[dict[str, Any]]:
         """The lines so far."""
         return read_history(self.path)
 
     def write_summary(self, summary: Mapping[str, object]) -> None:
-        """summary.json."""
-        write_json(self.path / SUMMARY, summary)
+        """summary.json. RunError if the disk does not take it."""
+        with keeping("the summary", self.path / SUMMARY, self.path):
+            write_json(self.path / SUMMARY, summary)
 
     def close(self) -> None:
-        """Nothing can be appended any more."""
-        self._metrics.close()
+        """Nothing can be appended any more; what a full disk did not take was told by `append`."""
+        with suppress(OSError):
+            self._metrics.close()
         if self._events is not None:
-            self._events.close()
+            with suppress(OSError):
+                self._events.close()
+
+
+@contextmanager
+def keeping(what: str, path: Path, run: Path) -> Iterator[None]:
+    """A block that writes a file into a run's folder.
+
+    Raises:
+        RunError: the disk does not take it; it says how the run goes on.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:  # safetensors has a class of its own for what the system says
+        reason = getattr(error, "strerror", None) or str(error)
+        mend = f"Make room there and go on with {how_to_go_on(run)}"
+        raise RunError(f"{what} cannot be kept in {path}: {reason}. {mend}") from error
 
 
 def run_name(folder: Path, summary: Mapping[str, Any]) -> str:

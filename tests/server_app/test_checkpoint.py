@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from client_app import host
 from federation.grids import InProcessGrid
@@ -20,8 +23,9 @@ from federation.settings import defaults
 from fedpeptao import cli
 from fedpeptao.errors import InputError, RunError
 from fedpeptao.loaded import open_model
+from server_app import course
 from server_app.checkpoint import FOLDER, FORM, MAY_CHANGE, Checkpoints, Identity, Progress, check_identity
-from server_app.run_folder import RunFolder
+from server_app.run_folder import RunFolder, read_summary
 from strategies.drift import DriftState
 from strategies.fedpeptao import State
 from strategies.standing import Standing
@@ -396,6 +400,72 @@ def test_resume_toml_is_all_that_it_takes(make_flat: MakeFlat, no_plots: None, m
     by_option, by_file = (simulation.settings.flat() for simulation in asked)
     assert by_option == {**by_file, "rounds": 2}
     assert go(by_option).summary["rounds"] == 2
+
+
+# -- a full disk -------------------------------------------------------------------------------------------
+
+
+class Full:
+    """A disk: once full it takes nothing, of nobody."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.on, real = False, os.fsync
+
+        def fsync(handle: int) -> None:
+            if self.on:
+                raise OSError(28, "No space left on device")
+            real(handle)
+
+        patch.setattr(os, "fsync", fsync)
+
+
+@pytest.mark.parametrize("file", ["parameters.safetensors", "metrics.jsonl", "checkpoints/round-000001.safetensors"])
+def test_a_full_disk_is_what_is_told_and_the_run_goes_on_later(
+    make_flat: MakeFlat, no_plots: None, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    """Whatever the folder's last files come to."""
+    flat = make_flat(run_name="run")
+    whole = go({**flat, "runs-dir": f"{flat['runs-dir']}-whole"})
+    folder = Path(str(flat["runs-dir"])) / "run"
+    with monkeypatch.context() as patch:
+        disk, real, append = Full(patch), course.save_parameters, RunFolder.append
+
+        def save(*given: Any) -> None:
+            disk.on = file != "checkpoints/round-000001.safetensors"
+            if file == "parameters.safetensors":
+                raise SafetensorError("No space left on device (os error 28)")
+            real(*given)
+
+        def appended(folder: RunFolder, line: dict[str, Any]) -> None:
+            append(folder, line)
+            disk.on = line["round"] == 1
+
+        patch.setattr(course, "save_parameters", save)
+        patch.setattr(RunFolder, "append", appended)
+        with pytest.raises(
+            RunError, match=rf"round 1 cannot be kept in {folder / file}: No space left.*--resume {folder}$"
+        ):
+            go(flat)
+    assert read_summary(folder)["status"] == "running"
+    assert go({**flat, "resume": str(folder)}).parameter_bytes == whole.parameter_bytes
+
+
+def test_a_full_disk_at_the_end_is_told_of_a_run_that_completed(
+    make_flat: MakeFlat, no_plots: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flat, disk = make_flat(run_name="run", rounds=1), Full(monkeypatch)
+    real = course.to_peft
+
+    def last(*given: Any) -> str | None:
+        disk.on = True
+        return real(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(course, "to_peft", last)
+        with pytest.raises(RunError, match="the summary cannot be kept in"):
+            go(flat)
+    disk.on = False
+    assert go({**flat, "resume": f"{flat['runs-dir']}/run"}).summary["status"] == "completed"
 
 
 # -- a deployment's runs -----------------------------------------------------------------------------------
