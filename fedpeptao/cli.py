@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedpeptao import __version__, results, run_config, states
@@ -112,6 +113,10 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.resume:
         overrides = _resumed(arguments.resume, overrides)
     settings = run_config.check(folder, overrides)
+    if settings.run.resume:
+        from server_app.run_folder import check_simulated
+
+        check_simulated(Path(settings.run.resume))
     if settings.federation.own_data:
         problem = "the nodes of a simulation have no data of their own"
         raise InputError("partition", settings.federation.partition, problem, "Run it on real machines with flwr run")

@@ -95,7 +95,12 @@ def close_folder(folder: Path | None) -> None:
         return
     from server_app.finish import close_interrupted
 
-    summary = close_interrupted(folder)
+    try:
+        summary = close_interrupted(folder)
+    except OSError as error:
+        how = f"make room there and go on with: fedpeptao run --resume {folder}"
+        print(f"{folder} holds no summary ({error.strerror or error}): {how}", file=sys.stderr, flush=True)
+        return
     how = "" if summary.get("status") == "completed" else f"; go on with: fedpeptao run --resume {folder}"
     print(f"{folder} holds {summary['rounds']} finished rounds{how}", file=sys.stderr, flush=True)
 

@@ -27,7 +27,7 @@ from federation.settings import Flat, Scalar, defaults
 from fedpeptao.errors import InputError, RunError
 from server_app.assembly import ROWS
 from server_app.console import warn
-from server_app.run_folder import METRICS, RESUME, plain
+from server_app.run_folder import METRICS, RESUME, keeping, plain, read_history
 from strategies.drift import DriftState
 from strategies.fedpeptao import State
 from strategies.standing import Standing
@@ -105,40 +105,50 @@ class Checkpoints:
             RunError: the disk does not take it; what was kept before is as it was.
         """
         path = self._folder / f"round-{progress.state.round:06d}.safetensors"
-        try:
+        with keeping(f"round {progress.state.round}", path, self._run):
             make_folder(self._folder)
             _sync(self._run / ROWS)
             write_atomically(path, _pack(identity, progress, self._history()))
             for old in self._paths()[self._kept :]:
                 old.unlink()
             event("checkpoint kept", round=progress.state.round, file=path.name, bytes=path.stat().st_size)
-        except OSError as error:
-            raise RunError(
-                f"round {progress.state.round} cannot be kept in {path}: {error.strerror or error}. "
-                f"Make room there and go on with fedpeptao run --resume {self._run}"
-            ) from error
 
     def latest(self) -> tuple[Identity, Progress] | None:
-        """The newest that is whole; metrics.jsonl is cut to what it counts on. None where there is none yet.
+        """The newest that is whole; metrics.jsonl is cut to what it counts on. None where no round has ended yet.
 
         A damaged one is set aside, and the one before it serves.
 
         Raises:
             InputError: it is of another version.
-            RunError: metrics.jsonl is not what it counts on.
+            RunError: metrics.jsonl is not what it counts on; or none is left of a run whose rounds ended.
         """
-        for path in self._paths():
+        paths = self._paths()
+        for path in paths:
             try:
                 facts, tensors = _read(path)
             except NotSealedError as error:
                 aside = _set_aside(path)
                 event("checkpoint set aside", logging.WARNING, file=path.name, why=str(error))
-                warn(f"the checkpoint {path} {error}: set aside as {aside.name}, the one before it serves")
+                then = "none is before it" if path == paths[-1] else "the one before it is looked at"
+                warn(f"the checkpoint {path} {error}: set aside as {aside.name}, {then}")
                 continue
             self._cut_history(json.loads(facts["history"]))
             return _unpack(facts, tensors)
+        self._check_nothing_was_done()
         self._cut_history({"bytes": 0, "sha256": hashlib.sha256(b"").hexdigest()})
         return None
+
+    def _check_nothing_was_done(self) -> None:
+        """A run without a checkpoint begins anew where no round of it has ended; RunError elsewhere."""
+        aside = sorted(path.name for path in self._folder.glob(f"round-*.{_ASIDE}-*"))
+        begun = [name for name in aside if not name.startswith("round-000000.")]
+        if not begun and not _has_rounds(self._run):
+            return
+        there = f"{', '.join(aside)} were damaged" if aside else "there is none"
+        raise RunError(
+            f"no whole checkpoint is left in {self._folder}: {there}. Restore one from a copy, under its name "
+            f"round-<t>.safetensors, and go on; or start another run. {METRICS} is as it was"
+        )
 
     def _paths(self) -> list[Path]:
         """Newest first."""
@@ -276,6 +286,14 @@ def _sync(path: Path) -> None:
             os.fsync(file)
         finally:
             os.close(file)
+
+
+def _has_rounds(run: Path) -> bool:
+    """Whether a line of metrics.jsonl is of a round that was trained for, or says nothing that can be read."""
+    try:
+        return any(line.get("round") != 0 for line in read_history(run))
+    except ValueError:
+        return True
 
 
 def _set_aside(path: Path) -> Path:

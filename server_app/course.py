@@ -17,7 +17,7 @@ from federation.grids import RecordingGrid
 from federation.logs import event
 from federation.messages import Evaluation
 from federation.metrics import figures
-from federation.settings import Settings
+from federation.settings import Flat, Settings, defaults
 from fedpeptao.errors import InputError
 from models.export import save_parameters, to_peft
 from server_app import ratio_phase, roll_call
@@ -28,7 +28,7 @@ from server_app.console import layers_table, say
 from server_app.lines import pooled_personalised, pooled_shared
 from server_app.roll_call import RollCall
 from server_app.rounds import Rounds
-from server_app.run_folder import METRICS, PARAMETERS, RunFolder, read_summary
+from server_app.run_folder import DEPLOYED, METRICS, PARAMETERS, RunFolder, keeping, read_summary
 from strategies.roster import Outcome
 from strategies.shell import PromptStrategy
 
@@ -72,7 +72,8 @@ class Course:
         evaluations = rounds.evaluation().evaluations
         own, together = pooled_personalised(evaluations.values()), pooled_shared(evaluations.values())
         row, adapter = whole_row(settings, strategy), folder.path / "adapter"
-        note = to_peft(strategy_model(settings, strategy), row, adapter, self.known["labels"])
+        with keeping("the adapter", adapter, folder.path):
+            note = to_peft(strategy_model(settings, strategy), row, adapter, self.known["labels"])
         if note:
             say(note)
         metric, known = self.known["metric"], len(strategy.roster.examples)
@@ -137,6 +138,7 @@ class Course:
         if before is not None and not before.warm_up:
             strategy = assembly.strategy(before.layers)
             strategy.go_on(before.state, standing=before.standing)
+            self._note_settings()
             say(layers_table(self.known["layer_scores"], before.layers))
             return strategy
         count_ = resources.backbone(settings).num_layers
@@ -147,6 +149,7 @@ class Course:
                 self._save(warm, None)
             else:
                 warm.go_on(before.state, before.sent, before.standing)
+                self._note_settings()
             rounds.run(warm, settings.selection.warmup_rounds)
             attendance.look(warm)
             assembly = replace(assembly, found=attendance.found.of(warm.roster.examples))
@@ -170,6 +173,10 @@ class Course:
         progress = Progress(strategy.state, strategy.warm_up, layers, told, sent, evaluations, strategy.standing)
         self.checkpoints.save(replace(self.identity, clients=strategy.roster.agreed), progress)
 
+    def _note_settings(self) -> None:
+        """Those that a run goes on with, when nothing is left that may refuse them."""
+        self.folder.write_settings(self.settings.flat())
+
     def _note_clients(self, found: RollCall) -> None:
         """Those that joined, in the summary."""
         if found.replies.keys() - {int(client) for client in self.known["clients"]}:
@@ -178,8 +185,11 @@ class Course:
             self.folder.write_summary({**self.known, "status": "running"})
 
 
-def begin(grid: RecordingGrid, settings: Settings, folder: RunFolder) -> Course:
+def begin(grid: RecordingGrid, settings: Settings, folder: RunFolder, deployed: bool = False) -> Course:
     """A run from its beginning, or from where `resume` says that it goes on.
+
+    Args:
+        deployed: whether its clients are on the nodes of a deployment; it is noted in the folder.
 
     Raises:
         InputError: a checkpoint that does not fit the settings, the model or the data.
@@ -196,14 +206,17 @@ def begin(grid: RecordingGrid, settings: Settings, folder: RunFolder) -> Course:
             "pairs": "text_pair" in splits.train.column_names,
         }
         model = {"name": backbone.name, "fingerprint": backbone.fingerprint}
-        folder.write_facts(settings.flat(), {"data": data, "model": model})
+        folder.write_facts(settings.flat(), {"data": data, "model": model, DEPLOYED: deployed})
         return Course(grid, settings, folder, checkpoints, None, now)
     was, before = kept
     check_identity(was, now, folder.path)
     if before.state.round > settings.federation.rounds:
         problem = f"the run has come to round {before.state.round} already"
         raise InputError("rounds", settings.federation.rounds, problem, f"Give {before.state.round} or more")
-    folder.write_settings(settings.flat())
+    if before.evaluation and _final_epochs(was.settings, before) != _final_epochs(now.settings, before):
+        before = replace(before, evaluation={})  # made as it is not asked for now
+    if deployed:
+        folder.note_deployed()
     say(f"Goes on after round {before.state.round}")
     resumed = {"round": before.state.round, "at": datetime.now(UTC).isoformat(timespec="seconds")}
     clients = read_summary(folder.path).get("clients") or {}
@@ -218,6 +231,12 @@ def _outcome(before: Progress) -> Outcome | None:
     if not before.evaluation:
         return None
     return Outcome(asked=sorted(before.evaluation), evaluations=dict(before.evaluation))
+
+
+def _final_epochs(settings: Flat, before: Progress) -> object:
+    """How many there are before the evaluation of this round; a checkpoint's settings are those of its evaluation."""
+    key = "final-local-epochs"
+    return settings.get(key, defaults()[key]) if settings.get("rounds") == before.state.round else 0
 
 
 def _counts(evaluation: Evaluation) -> dict[str, int | float]:
@@ -256,9 +275,10 @@ def _keeper(folder: Path) -> Callable[[PromptStrategy], None]:
 
     def keep(strategy: PromptStrategy) -> None:
         temporary = folder / f".{PARAMETERS}"
-        save_parameters(temporary, strategy.layout, strategy.state.x.to(torch.float32))
-        copymode(folder / METRICS, temporary)  # safetensors writes files for their owner alone, whatever the umask
-        temporary.replace(folder / PARAMETERS)
+        with keeping(f"round {strategy.state.round}", folder / PARAMETERS, folder):
+            save_parameters(temporary, strategy.layout, strategy.state.x.to(torch.float32))
+            copymode(folder / METRICS, temporary)  # safetensors writes files for their owner alone, whatever the umask
+            temporary.replace(folder / PARAMETERS)
 
     return keep
 

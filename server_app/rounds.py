@@ -23,7 +23,7 @@ from server_app.attendance import Attendance
 from server_app.console import round_header, round_line, say, warn
 from server_app.lines import by_client, line_figures, pooled_personalised, pooled_shared, traffic_figures
 from server_app.progress import with_progress
-from server_app.run_folder import RunFolder
+from server_app.run_folder import RunFolder, how_to_go_on
 from strategies.roster import Outcome
 from strategies.shell import PromptStrategy
 
@@ -162,7 +162,7 @@ class Rounds:
             warn(
                 f"round {server_round}: {replied} of {wanted} replies that it needs, nothing is averaged. {_why(outcome)}"
             )
-            time.sleep(min(left, LONGEST_PAUSE_S, 2.0**attempt / 4))
+            time.sleep(min(left, pause_after(attempt)))
         raise AssertionError("unreachable")
 
     def _await_enough(self, strategy: PromptStrategy, server_round: int, give_up: float) -> None:
@@ -201,7 +201,7 @@ class Rounds:
             )
 
     def _how_to_go_on(self, server_round: int, mend: str = "") -> str:
-        return f"The run is kept as after round {server_round - 1}{mend}: fedpeptao run --resume {self._folder.path}"
+        return f"The run is kept as after round {server_round - 1}{mend}: {how_to_go_on(self._folder.path)}"
 
     def _without_quorum(self, outcome: Outcome, server_round: int) -> str:
         """Why the run stops, and how it goes on."""
@@ -244,6 +244,11 @@ class Rounds:
         whole = {**dict.fromkeys(self._figures), **line, **self._attendance.news()}
         self._folder.append(whole)
         say(round_line(whole, self._settings.federation.rounds, self._metric))
+
+
+def pause_after(attempt: int) -> float:
+    """Seconds before others are asked, after so many void attempts before this one: they double up to LONGEST_PAUSE_S."""
+    return min(LONGEST_PAUSE_S, 2.0 ** min(attempt, 10) / 4)
 
 
 def _due(server_round: int, every: int, rounds: int) -> bool:

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from flwr.serverapp import Grid
+from flwr.superlink.grid.grpc_grid import GrpcGrid
 
 from federation import resources
 from federation.grids import RecordingGrid
@@ -19,13 +20,13 @@ from federation.run_paths import runs_folder
 from federation.settings import Settings, defaults
 from fedpeptao import __version__
 from fedpeptao.console import RUN_FOLDER
-from fedpeptao.errors import InputError
+from fedpeptao.errors import InputError, RunError
 from models.curvature import check_second_derivative
 from server_app import roll_call
 from server_app.console import say, settings_table, summary_table
 from server_app.course import Summary, begin
 from server_app.finish import finish
-from server_app.run_folder import RunFolder
+from server_app.run_folder import SUMMARY, RunFolder, check_simulated, keeping
 
 
 def run(grid: Grid, settings: Settings) -> Summary:
@@ -40,12 +41,13 @@ def run(grid: Grid, settings: Settings) -> Summary:
     for remark in remarks(settings):
         say(f"Remark: {remark}")
     check_inputs(settings)
-    folder = open_folder(settings)
+    deployed = isinstance(grid, GrpcGrid)
+    folder = open_folder(settings, deployed)
     say(f"{RUN_FOLDER}{folder.path}")
     started, status = time.monotonic(), "failed"
     summary: Summary = {}
     try:
-        course = begin(RecordingGrid(grid), settings, folder)
+        course = begin(RecordingGrid(grid), settings, folder, deployed)
     except BaseException:  # a run that may not go on is left as it was
         folder.close()
         raise
@@ -60,17 +62,34 @@ def run(grid: Grid, settings: Settings) -> Summary:
         finally:
             seconds = time.monotonic() - started
             event("run ends", logging.INFO if status == "completed" else logging.ERROR, status=status, seconds=seconds)
-            summary = finish(folder.path, {**summary, "status": status, "seconds": seconds})
-            folder.close()
+            summary = closed(folder, {**summary, "status": status, "seconds": seconds})
     say(summary_table(summary))
     return summary
 
 
-def open_folder(settings: Settings) -> RunFolder:
+def closed(folder: RunFolder, summary: Summary) -> Summary:
+    """The whole summary, when the folder holds it. Where a run ends by an error, that is told, and none of its last files.
+
+    Raises:
+        RunError: the disk does not take what a run that completed leaves.
+    """
+    try:
+        with keeping("the summary", folder.path / SUMMARY, folder.path):
+            return finish(folder.path, summary)
+    except RunError as error:
+        if summary["status"] == "completed":
+            raise
+        event("the folder is not closed", logging.ERROR, why=str(error))
+        return summary
+    finally:
+        folder.close()
+
+
+def open_folder(settings: Settings, deployed: bool) -> RunFolder:
     """A new run's folder, or that of the run which goes on.
 
     Raises:
-        InputError: it cannot be had; or it is not where clients look for their states.
+        InputError: it cannot be had; it is not where clients look for their states; or it is a deployed run's, and this is none.
     """
     place = runs_folder(settings)
     if not settings.run.resume:
@@ -79,6 +98,8 @@ def open_folder(settings: Settings) -> RunFolder:
     if path.parent != place:
         problem = f"clients keep what is theirs in {place}"
         raise InputError("resume", str(path), problem, f"Set runs-dir to {path.parent}")
+    if not deployed:
+        check_simulated(path)
     return RunFolder.reopen(path)
 
 

@@ -13,7 +13,8 @@ import math
 import os
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from itertools import count
@@ -22,17 +23,20 @@ from typing import Any, TextIO
 
 import torch
 from platformdirs import user_data_path
+from safetensors import SafetensorError
 
 from federation.durable import write_atomically
 from federation.settings import Scalar
 from fedpeptao import __version__
-from fedpeptao.errors import InputError
+from fedpeptao.errors import InputError, RunError
 from fedpeptao.run_config import to_toml
 from server_app.console import warn
 from server_app.events import Events
 
 METRICS, SUMMARY, SETTINGS, FACTS = "metrics.jsonl", "summary.json", "settings.json", "facts.json"
 SPECTRUM, PARAMETERS, RESUME = "spectrum.json", "parameters.safetensors", "resume.toml"
+DEPLOYED = "deployed"
+"""The fact that a run's clients are on the nodes of a deployment."""
 _PACKAGES = ("flwr", "torch", "transformers", "peft", "datasets", "numpy")
 
 
@@ -61,12 +65,12 @@ class RunFolder:
             name: "": date and time, with -2, -3, .. behind it where that is taken.
 
         Raises:
-            InputError: the name is taken, or the folder cannot be written.
+            InputError: the name is taken, or that of a folder with other things in it, or the folder cannot be written.
         """
         parent = runs_dir or user_data_path("fedpeptao", appauthor=False) / "runs"
         if name:
             if not _claim(parent / name):
-                raise InputError("run-name", name, f"it is taken in {parent}", "Choose another name, or none")
+                raise InputError("run-name", name, _taken(parent / name), "Choose another name, or none")
             return cls(parent / name)
         stem = time.strftime("%Y%m%d-%H%M%S")
         names = (stem if number == 1 else f"{stem}-{number}" for number in count(1))
@@ -99,37 +103,85 @@ class RunFolder:
         write_json(self.path / SETTINGS, settings)
         write_atomically(self.path / RESUME, to_toml({**settings, **here}).encode())
 
+    def note_deployed(self) -> None:
+        """In the facts of a run that goes on, where they do not say so yet."""
+        if not is_deployed(self.path):
+            write_json(self.path / FACTS, {**_facts(self.path), DEPLOYED: True})
+
     def append(self, line: Mapping[str, object]) -> None:
         """One round's figures: to metrics.jsonl, on disk when this returns, and to TensorBoard.
 
-        Missing figures are None; what is not finite becomes null. Numbers may be numpy's or torch's.
+        Missing figures are None; what is not finite becomes null. Numbers may be numpy's or torch's. RunError if the disk does
+        not take it.
         """
         figures = plain(line)
-        if self._events is None:
-            self._events = Events(self.path / "tensorboard", self.history())
-        self._metrics.write(json.dumps(figures, allow_nan=False) + "\n")
-        self._metrics.flush()
-        os.fsync(self._metrics.fileno())
-        self._events.add(figures)
+        with keeping(f"round {figures.get('round')}", self.path / METRICS, self.path):
+            if self._events is None:
+                self._events = Events(self.path / "tensorboard", self.history())
+            self._metrics.write(json.dumps(figures, allow_nan=False) + "\n")
+            self._metrics.flush()
+            os.fsync(self._metrics.fileno())
+            self._events.add(figures)
 
     def history(self) -> list[dict[str, Any]]:
         """The lines so far."""
         return read_history(self.path)
 
     def write_summary(self, summary: Mapping[str, object]) -> None:
-        """summary.json."""
-        write_json(self.path / SUMMARY, summary)
+        """summary.json. RunError if the disk does not take it."""
+        with keeping("the summary", self.path / SUMMARY, self.path):
+            write_json(self.path / SUMMARY, summary)
 
     def close(self) -> None:
-        """Nothing can be appended any more."""
-        self._metrics.close()
+        """Nothing can be appended any more; what a full disk did not take was told by `append`."""
+        with suppress(OSError):
+            self._metrics.close()
         if self._events is not None:
-            self._events.close()
+            with suppress(OSError):
+                self._events.close()
+
+
+@contextmanager
+def keeping(what: str, path: Path, run: Path) -> Iterator[None]:
+    """A block that writes a file into a run's folder.
+
+    Raises:
+        RunError: the disk does not take it; it says how the run goes on.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:  # safetensors has a class of its own for what the system says
+        reason = getattr(error, "strerror", None) or str(error)
+        mend = f"Make room there and go on with {how_to_go_on(run)}"
+        raise RunError(f"{what} cannot be kept in {path}: {reason}. {mend}") from error
 
 
 def run_name(folder: Path, summary: Mapping[str, Any]) -> str:
     """A run's name, wherever its folder lies now."""
     return Path(str((summary.get("paths") or {}).get("run_folder") or folder)).name
+
+
+def is_deployed(folder: Path) -> bool:
+    """Whether a run's clients are on the nodes of a deployment; False where its facts do not say so."""
+    return _facts(folder).get(DEPLOYED) is True
+
+
+def how_to_go_on(folder: Path) -> str:
+    """The command."""
+    if is_deployed(folder):
+        return f"flwr run . <federation> --stream --run-config {folder / RESUME}"
+    return f"fedpeptao run --resume {folder}"
+
+
+def check_simulated(folder: Path) -> None:
+    """A simulation goes on with what was one: its clients would begin anew, without what they have on their nodes.
+
+    Raises:
+        InputError: it was none.
+    """
+    if is_deployed(folder):
+        problem = "its clients are on the nodes of a deployment, and a simulation has none of what they keep"
+        raise InputError("resume", str(folder), problem, f"Go on with {how_to_go_on(folder)}")
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
@@ -183,9 +235,11 @@ def write_json(path: Path, value: object) -> None:
 
 
 def _claim(path: Path) -> bool:
-    """Makes the folder with an empty metrics.jsonl in it; False if that is there. Of many at once, one succeeds."""
+    """Makes the folder with an empty metrics.jsonl in it; False if anything is there. Of many at once, one succeeds."""
     try:
         path.mkdir(parents=True, exist_ok=True)
+        if any(path.iterdir()):
+            return False
         (path / METRICS).touch(exist_ok=False)
     except FileExistsError:
         return False
@@ -195,6 +249,13 @@ def _claim(path: Path) -> bool:
             raise InputError("run-name", path.name, reason, "Choose a shorter name, or none") from error
         raise InputError("runs-dir", str(path.parent), reason, "Name a folder that you can write to") from error
     return True
+
+
+def _taken(path: Path) -> str:
+    """By whom."""
+    if not path.is_dir() or (path / METRICS).exists():
+        return f"it is taken in {path.parent}"
+    return f"{path} is no run's folder, and not empty: it holds {min((one.name for one in path.iterdir()), default=METRICS)}"
 
 
 def _keep_others_out(metrics: TextIO) -> None:
@@ -208,6 +269,14 @@ def _keep_others_out(metrics: TextIO) -> None:
         raise InputError("resume", folder, problem, "Wait for its end, or stop it first") from error
     except OSError as error:
         warn(f"{metrics.name} cannot be locked ({error.strerror}): take care that no second server works in its folder")
+
+
+def _facts(folder: Path) -> dict[str, Any]:
+    """facts.json; {} where it cannot be read."""
+    try:
+        return dict(json.loads((folder / FACTS).read_text(encoding="utf8")))
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
 def _process_facts() -> dict[str, object]:

@@ -39,6 +39,13 @@ def objection(reply: TrainReply, roster: Roster, shares_moments: bool, most_norm
     return counts_objection(reply.client, reply.evaluation, roster)
 
 
+def overflow(reply: TrainReply) -> str:
+    """Why an update is refused of which the server could not keep what it has to."""
+    return (
+        f"its update of norm {update_norm(reply):.3g} is too large: divided by the learning rate it is beyond float32"
+    )
+
+
 def counts_objection(client: int, found: Evaluation, roster: Roster) -> str:
     """Why an evaluation is refused; "" if it is not: the shard is the one of the roll call."""
     agreed = roster.evaluated.get(client, found.examples)

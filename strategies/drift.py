@@ -53,6 +53,9 @@ class Drift(Protocol):
     def downlink(self, state: State) -> Tensor | None:
         """c [R], if devices correct."""
 
+    def holds(self, update: Update, scale: float) -> bool:
+        """Whether what is kept of a reply is within float32; scale: of its displacement."""
+
     def fold(self, state: State, total: Sum, update: Update, scale: float) -> None:
         """Adds a reply, in place; scale: of its displacement."""
 
@@ -77,6 +80,10 @@ class NoCorrection:
     def downlink(self, state: State) -> Tensor | None:
         """Nothing."""
         return None
+
+    def holds(self, update: Update, scale: float) -> bool:
+        """Nothing is kept."""
+        return True
 
     def fold(self, state: State, total: Sum, update: Update, scale: float) -> None:
         """Adds n_i Delta_i."""
@@ -116,6 +123,10 @@ class ServerCorrection:
     def downlink(self, state: State) -> Tensor | None:
         """Nothing: devices know of no correction."""
         return None
+
+    def holds(self, update: Update, scale: float) -> bool:
+        """Whether Delta_i/eta is."""
+        return _in_float32(update.delta, scale / self.eta)
 
     def fold(self, state: State, total: Sum, update: Update, scale: float) -> None:
         """Adds n_i (Delta_i/eta - u_i); u_i <- Delta_i/eta, as it is kept: u stays the mean of what the rows hold."""
@@ -170,6 +181,10 @@ class DeviceCorrection:
         """c = C/n."""
         return _control(state) / self.examples
 
+    def holds(self, update: Update, scale: float) -> bool:
+        """Whether Delta_i/(K_i eta) is: the device keeps it, and c goes down."""
+        return _in_float32(update.delta, 1 / (update.steps * self.eta))
+
     def fold(self, state: State, total: Sum, update: Update, scale: float) -> None:
         """Adds n_i Delta_i, and n_i Delta_i/(a_i eta); counts replies with another c_i than the server knows of."""
         if total.control is None:
@@ -200,6 +215,12 @@ class DeviceCorrection:
     def grow(self, kept: DriftState, examples: int) -> tuple[Drift, DriftState]:
         """C stays, a sum to which c_j = 0 adds nothing; c = C/n with the new n."""
         return replace(self, examples=examples), kept
+
+
+def _in_float32(delta: Tensor, factor: float) -> bool:
+    """Whether factor Delta_i is, in every number."""
+    most = torch.linalg.vector_norm(delta, torch.inf)  # of all numbers, without a row beside them
+    return float(most * factor) <= torch.finfo(torch.float32).max
 
 
 def _control(state: State) -> Tensor:

@@ -102,6 +102,9 @@ class Algorithm(Protocol):
     def begin(self, state: State) -> Sum:
         """An empty sum for one round."""
 
+    def holds(self, state: State, update: Update) -> bool:
+        """Whether what the algorithm keeps of a reply is within float32; of others nothing may be folded."""
+
     def fold(self, state: State, total: Sum, update: Update) -> None:
         """Adds one reply to the round's sum, in place."""
 
@@ -145,10 +148,13 @@ class FedPepTAO:
         """An empty sum for one round."""
         return Sum(displacement=torch.zeros_like(state.x))
 
+    def holds(self, state: State, update: Update) -> bool:
+        """Whether what the drift correction keeps of a reply is within float32."""
+        return self.drift.holds(update, self._scale(update))
+
     def fold(self, state: State, total: Sum, update: Update) -> None:
         """Adds one reply to the round's sum, in place."""
-        scale = 1.0 if self.mean_steps is None else self.mean_steps / update.steps
-        self.drift.fold(state, total, update, scale)
+        self.drift.fold(state, total, update, self._scale(update))
         if update.second_moments is not None:
             s = update.second_moments.to(torch.float64) * update.examples
             total.second_moments = s if total.second_moments is None else total.second_moments + s
@@ -177,6 +183,10 @@ class FedPepTAO:
         drift, kept = self.drift.grow(state.drift, cohort.examples)
         mean_steps = None if self.mean_steps is None else cohort.mean_steps
         return replace(self, drift=drift, mean_steps=mean_steps), replace(state, drift=kept)
+
+    def _scale(self, update: Update) -> float:
+        """scale_i."""
+        return 1.0 if self.mean_steps is None else self.mean_steps / update.steps
 
 
 def go_on(state: State, after: State) -> State:

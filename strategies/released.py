@@ -66,19 +66,20 @@ class Released:
         """An empty sum for one round."""
         return Sum(displacement=torch.zeros_like(state.x), control=torch.zeros_like(state.x))
 
+    def holds(self, state: State, update: Update) -> bool:
+        """Whether c_i+ is within float32."""
+        _, new = self._rows(state, update)
+        return bool(torch.isfinite(new.to(torch.float32)).all())
+
     def fold(self, state: State, total: Sum, update: Update) -> None:
         """Adds n_i Delta_i and K_i (c_i+ - c_i); c_i <- c_i+."""
         assert total.control is not None
-        assert state.drift.control is not None
-        accepted = state.accepted.get(update.client, 0)
-        old = kept_row(self.rows, update.client, accepted, state.drift.epoch_round)
-        change = update.delta.to(torch.float64) / (update.steps * self.eta) - state.drift.control
-        new = (change if old is None else old + change).to(update.delta.dtype)
+        old, new = self._rows(state, update)
         total.displacement.add_(update.delta, alpha=update.examples)
         total.control.add_(new, alpha=update.steps)
         if old is not None:
             total.control.sub_(old, alpha=update.steps)
-        self.rows.write(update.client, state.round + 1, new, accepted)
+        self.rows.write(update.client, state.round + 1, new, state.accepted.get(update.client, 0))
         count(total, update)
 
     def step(self, state: State, total: Sum) -> State:
@@ -108,6 +109,14 @@ class Released:
         assert state.drift.control is not None
         c = state.drift.control * (self.clients / cohort.clients)
         return replace(self, clients=cohort.clients), replace(state, drift=replace(state.drift, control=c))
+
+    def _rows(self, state: State, update: Update) -> tuple[Tensor | None, Tensor]:
+        """c_i, if there is one, and c_i+."""
+        assert state.drift.control is not None
+        accepted = state.accepted.get(update.client, 0)
+        old = kept_row(self.rows, update.client, accepted, state.drift.epoch_round)
+        change = update.delta.to(torch.float64) / (update.steps * self.eta) - state.drift.control
+        return old, (change if old is None else old + change).to(update.delta.dtype)
 
     def _average(
         self, state: State, total: Sum, xbar: Tensor, g: Tensor, c: Tensor, eta_s: float

@@ -30,7 +30,7 @@ from federation.messages import (
     TrainReply,
 )
 from federation.randomness import generator
-from strategies.agreement import counts_objection, objection, update_norm
+from strategies.agreement import counts_objection, objection, overflow, update_norm
 from strategies.collecting import Read, Reply, in_order
 from strategies.fedpeptao import Algorithm, State, Update
 from strategies.roster import Cohort, Outcome, Roster
@@ -116,11 +116,7 @@ class PromptStrategy(Strategy):
         outcome = Outcome(asked=self.sampled(server_round, attempt))
         total, losses, norms = self.algorithm.begin(self.state), 0.0, []
         for reply in self._collected(exchanges, server_round, outcome, self._read_train, self.roster.per_round):
-            assert reply.delta is not None
-            update = Update(
-                reply.client, reply.examples, reply.steps, reply.delta, reply.control_round, reply.second_moments
-            )
-            self.algorithm.fold(self.state, total, update)
+            self.algorithm.fold(self.state, total, _update(reply))
             losses += reply.examples * reply.train_loss
             norms += [update_norm(reply)] if self.roster.norm_limit else []
             outcome.evaluations[reply.client] = reply.evaluation
@@ -272,6 +268,8 @@ class PromptStrategy(Strategy):
             return reply
         shares = self._share_second_moments
         why = objection(reply, self.roster, shares, self.standing.most(self.roster.norm_limit))
+        if not why and reply.client in self.roster.examples and not self.algorithm.holds(self.state, _update(reply)):
+            why = overflow(reply)
         return TrainReply(reply.client, reply.round, fault=REFUSED + why) if why else reply
 
     def _read_curvature(self, exchange: Exchange) -> Sequence[Reply]:
@@ -284,6 +282,12 @@ class PromptStrategy(Strategy):
     def _counts_as_agreed(self, reply: EvaluateReply) -> EvaluateReply:
         why = "" if reply.fault else counts_objection(reply.client, reply.evaluation, self.roster)
         return EvaluateReply(reply.client, reply.round, fault=REFUSED + why) if why else reply
+
+
+def _update(reply: TrainReply) -> Update:
+    """What is folded of a reply."""
+    assert reply.delta is not None
+    return Update(reply.client, reply.examples, reply.steps, reply.delta, reply.control_round, reply.second_moments)
 
 
 def _went_on(accepted: int, found: int) -> str:

@@ -99,7 +99,7 @@ def all_nodes_gone(stage: Stage) -> None:
     assert time.monotonic() - gone < 15 + 20
     said = federation.run_log(run)
     assert "round 2: 0 clients are there for a quorum of 2 after 15 s (quorum-wait-s); not there: 0, 1." in said
-    assert "The run is kept as after round 1: fedpeptao run --resume" in said
+    assert "The run is kept as after round 1: flwr run . <federation> --stream --run-config" in said
     assert stage.federation.nodes_online() == NODES
     stage.go_on(flat)
     stage.end_of(flat)

@@ -221,3 +221,16 @@ def test_signals_stop_everything_and_a_second_one_changes_nothing(stage: Path, n
     assert json.loads((folder / "summary.json").read_text(encoding="utf8"))["status"] == "interrupted"
     assert "Traceback" not in out + error
     assert left_over(stage) == []
+
+
+def test_a_folder_that_a_full_disk_does_not_let_close_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(folder: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("server_app.finish.close_interrupted", full)
+    launch.close_folder(tmp_path)
+    how = f"make room there and go on with: fedpeptao run --resume {tmp_path}"
+    said = f"{tmp_path} holds no summary (No space left on device): {how}"
+    assert capsys.readouterr().err.strip() == said

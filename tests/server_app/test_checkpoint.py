@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
+from client_app import host
+from federation.grids import InProcessGrid
 from federation.messages import Evaluation
 from federation.sealed import facts_of, seal, tensors_of
 from federation.settings import defaults
 from fedpeptao import cli
 from fedpeptao.errors import InputError, RunError
+from fedpeptao.loaded import open_model
+from server_app import course
 from server_app.checkpoint import FOLDER, FORM, MAY_CHANGE, Checkpoints, Identity, Progress, check_identity
-from server_app.run_folder import RunFolder
+from server_app.run_folder import RunFolder, read_summary
 from strategies.drift import DriftState
 from strategies.fedpeptao import State
 from strategies.standing import Standing
-from tests.small_runs import Flat, Ran, go
+from tests.small_runs import Flat, Ran, Watched, go
 
 MakeFlat = Callable[..., Flat]
 WHO = Identity(defaults(), "model", "data", {0: (10, 4), 7: (12, 6)})
@@ -119,7 +127,49 @@ def test_every_flipped_bit_is_noticed(folder: Path) -> None:
     whole = path.read_bytes()
     for place in range(0, len(whole), 7):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ (1 << place % 8)]) + whole[place + 1 :])
-        assert checkpoints.latest() is None
+        with pytest.raises(RunError, match="no whole checkpoint is left"):
+            checkpoints.latest()
+
+
+def test_without_a_whole_one_nothing_of_a_run_is_lost(folder: Path, shown: list[str]) -> None:
+    """It is refused as often as it is tried, until one is restored."""
+    checkpoints = Checkpoints(folder, 2)
+    checkpoints.save(WHO, progress(1))
+    checkpoints.save(WHO, progress(2))
+    one, other = sorted((folder / FOLDER).iterdir())
+    content = one.read_bytes()
+    one.write_bytes(b"")
+    other.write_bytes(b"")
+    names = "round-000001.set-aside-1, round-000002.set-aside-1"
+    for _ in range(2):
+        with pytest.raises(RunError, match=f"no whole checkpoint is left in {folder / FOLDER}: {names} were damaged"):
+            checkpoints.latest()
+    assert (folder / "metrics.jsonl").read_text() == '{"round": 1}\n'
+    assert [line.rpartition(", ")[2] for line in shown] == ["the one before it is looked at", "none is before it"]
+    one.write_bytes(content)
+    kept = checkpoints.latest()
+    assert kept is not None
+    assert kept[1].state.round == 1
+
+
+@pytest.mark.parametrize(
+    "lines", ['{"round": 1}\n', '{"round": 0}\n{"rou\n{"round": 2}\n', '{"round": 0}\n{"round": 7}\n']
+)
+def test_without_any_a_run_with_rounds_is_not_begun_anew(folder: Path, lines: str) -> None:
+    (folder / "metrics.jsonl").write_text(lines)
+    with pytest.raises(RunError, match=r"there is none\. Restore one from a copy"):
+        Checkpoints(folder, 2).latest()
+    assert (folder / "metrics.jsonl").read_text() == lines
+
+
+@pytest.mark.parametrize("lines", ["", '{"round": 0}\n{"rou', '{"rou'])
+def test_without_any_a_run_of_which_no_round_ended_begins_anew(folder: Path, lines: str) -> None:
+    """Also where the one from before its first round is damaged."""
+    (folder / "metrics.jsonl").write_text(lines)
+    Checkpoints(folder, 2).save(WHO, replace(progress(), state=state(0)))
+    (folder / FOLDER / "round-000000.safetensors").write_bytes(b"")
+    assert Checkpoints(folder, 2).latest() is None
+    assert (folder / "metrics.jsonl").read_text() == ""
 
 
 def test_one_of_another_version_is_refused_by_name(folder: Path) -> None:
@@ -234,12 +284,82 @@ def test_a_run_that_is_complete_ends_at_once(make_flat: MakeFlat, no_plots: None
     assert again.summary["final"] == ran.summary["final"]
 
 
+def per_client(ran: Ran) -> object:
+    return ran.summary["final"]["per_client"]
+
+
+@pytest.mark.parametrize("before", [0, 2])
+def test_final_epochs_that_are_asked_for_later_are_done(make_flat: MakeFlat, no_plots: None, before: int) -> None:
+    """Of a run that is complete: its evaluation was made without them, or with others."""
+    flat = make_flat(run_name="run", final_local_epochs=before)
+    whole = go({**flat, "runs-dir": f"{flat['runs-dir']}-whole", "final-local-epochs": 1})
+    ran = go(flat)
+    assert per_client(ran) != per_client(whole)
+    more = go(resumed(ran, **{"final-local-epochs": 1}))
+    assert per_client(more) == per_client(whole)
+    for client in range(5):
+        assert torch.equal(open_model(more.folder, client=client).row, open_model(whole.folder, client=client).row)
+    assert more.parameter_bytes == whole.parameter_bytes
+
+
+def test_a_run_that_ends_at_an_evaluation_on_its_way_does_its_final_epochs(make_flat: MakeFlat, no_plots: None) -> None:
+    flat = make_flat(run_name="run", rounds=3, evaluate_every=2, final_local_epochs=1)
+    whole = go({**flat, "runs-dir": f"{flat['runs-dir']}-whole", "rounds": 2})
+    ran = go(flat)
+    for path in sorted((ran.folder / FOLDER).iterdir())[-1:]:
+        path.unlink()
+    ended = go(resumed(ran, rounds=2))
+    assert per_client(ended) == per_client(whole)
+
+
+def test_an_evaluation_as_it_is_asked_for_now_serves(make_flat: MakeFlat, no_plots: None) -> None:
+    flat = make_flat(rounds=3, evaluate_every=2)
+    ran = go(flat)
+    for path in sorted((ran.folder / FOLDER).iterdir())[-1:]:
+        path.unlink()
+    watched = Watched()
+    assert per_client(go(resumed(ran, rounds=2), client_app=watched))
+    assert not watched.of("evaluate")
+
+
 def test_a_refusal_leaves_the_folder_as_it_was(make_flat: MakeFlat, no_plots: None) -> None:
     ran = go(make_flat())
     before = {path: path.read_bytes() for path in ran.folder.rglob("*") if path.is_file()}
     with pytest.raises(InputError, match=r"the run began with alpha = 0.3, and now it is 1.0"):
         go(resumed(ran, alpha=1.0))
     assert {path: path.read_bytes() for path in ran.folder.rglob("*") if path.is_file()} == before
+
+
+def test_settings_that_the_roll_call_refuses_are_not_written(
+    make_flat: MakeFlat, no_plots: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run's own are there to go on with."""
+    ran = go(make_flat())
+    names = ("settings.json", "resume.toml")
+    before = {name: (ran.folder / name).read_bytes() for name in names}
+    with monkeypatch.context() as patch:
+        patch.setattr("server_app.course.roll_call.call", lambda *given: pytest.fail("a client is at fault"))
+        with pytest.raises(pytest.fail.Exception):
+            go(resumed(ran, rounds=3))
+    assert {name: (ran.folder / name).read_bytes() for name in names} == before
+
+
+@pytest.mark.parametrize(("before", "now"), [(1, 3), (3, 1)])
+def test_a_run_goes_on_with_another_number_of_checkpoints(
+    make_flat: MakeFlat, no_plots: None, before: int, now: int
+) -> None:
+    """Clients and the server's rows too; the newest checkpoint of the second part is damaged then, and one more round is made."""
+    flat = make_flat(run_name="run", rounds=5, clients_per_round=4, drift_correction="server")
+    whole = go({**flat, "runs-dir": f"{flat['runs-dir']}-whole"})
+    first = go({**flat, "rounds": 2, "checkpoints": before})
+    second = go(resumed(first, rounds=4, checkpoints=now))
+    *_, newest = checkpoints = sorted((second.folder / FOLDER).iterdir())
+    assert len(checkpoints) == now
+    if now > 1:
+        newest.write_bytes(b"")
+    third = go(resumed(second, rounds=5))
+    assert third.parameter_bytes == whole.parameter_bytes
+    assert [line["round"] for line in third.lines] == [0, 1, 2, 3, 4, 5]
 
 
 def test_a_second_server_is_kept_out(make_flat: MakeFlat, no_plots: None) -> None:
@@ -280,6 +400,131 @@ def test_resume_toml_is_all_that_it_takes(make_flat: MakeFlat, no_plots: None, m
     by_option, by_file = (simulation.settings.flat() for simulation in asked)
     assert by_option == {**by_file, "rounds": 2}
     assert go(by_option).summary["rounds"] == 2
+
+
+# -- a full disk -------------------------------------------------------------------------------------------
+
+
+class Full:
+    """A disk: once full it takes nothing, of nobody."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.on, real = False, os.fsync
+
+        def fsync(handle: int) -> None:
+            if self.on:
+                raise OSError(28, "No space left on device")
+            real(handle)
+
+        patch.setattr(os, "fsync", fsync)
+
+
+@pytest.mark.parametrize("file", ["parameters.safetensors", "metrics.jsonl", "checkpoints/round-000001.safetensors"])
+def test_a_full_disk_is_what_is_told_and_the_run_goes_on_later(
+    make_flat: MakeFlat, no_plots: None, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    """Whatever the folder's last files come to."""
+    flat = make_flat(run_name="run")
+    whole = go({**flat, "runs-dir": f"{flat['runs-dir']}-whole"})
+    folder = Path(str(flat["runs-dir"])) / "run"
+    with monkeypatch.context() as patch:
+        disk, real, append = Full(patch), course.save_parameters, RunFolder.append
+
+        def save(*given: Any) -> None:
+            disk.on = file != "checkpoints/round-000001.safetensors"
+            if file == "parameters.safetensors":
+                raise SafetensorError("No space left on device (os error 28)")
+            real(*given)
+
+        def appended(folder: RunFolder, line: dict[str, Any]) -> None:
+            append(folder, line)
+            disk.on = line["round"] == 1
+
+        patch.setattr(course, "save_parameters", save)
+        patch.setattr(RunFolder, "append", appended)
+        with pytest.raises(
+            RunError, match=rf"round 1 cannot be kept in {folder / file}: No space left.*--resume {folder}$"
+        ):
+            go(flat)
+    assert read_summary(folder)["status"] == "running"
+    assert go({**flat, "resume": str(folder)}).parameter_bytes == whole.parameter_bytes
+
+
+def test_a_full_disk_at_the_end_is_told_of_a_run_that_completed(
+    make_flat: MakeFlat, no_plots: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flat, disk = make_flat(run_name="run", rounds=1), Full(monkeypatch)
+    real = course.to_peft
+
+    def last(*given: Any) -> str | None:
+        disk.on = True
+        return real(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(course, "to_peft", last)
+        with pytest.raises(RunError, match="the summary cannot be kept in"):
+            go(flat)
+    disk.on = False
+    assert go({**flat, "resume": f"{flat['runs-dir']}/run"}).summary["status"] == "completed"
+
+
+# -- a deployment's runs -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def deployed(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
+    """Whether the nodes of the runs from now on count as a deployment's."""
+    return lambda on: monkeypatch.setattr("server_app.run.GrpcGrid", InProcessGrid if on else int)
+
+
+def test_a_deployed_run_names_the_command_that_goes_on_with_it(
+    make_flat: MakeFlat, no_plots: None, monkeypatch: pytest.MonkeyPatch, deployed: Callable[[bool], None]
+) -> None:
+    flat = make_flat(run_name="run")
+    folder = Path(str(flat["runs-dir"])) / "run"
+    deployed(True)
+    with monkeypatch.context() as patch:
+        patch.setattr(host, "train", lambda *given: 1 / 0)
+        with pytest.raises(
+            RunError, match=f": flwr run . <federation> --stream --run-config {folder / 'resume.toml'}$"
+        ):
+            go(flat)
+    assert go({**flat, "resume": str(folder)}).summary["status"] == "completed"
+
+
+def test_a_deployed_run_is_not_gone_on_with_in_a_simulation(
+    make_flat: MakeFlat,
+    no_plots: None,
+    monkeypatch: pytest.MonkeyPatch,
+    deployed: Callable[[bool], None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """By neither command, whose message names the one that does."""
+    deployed(True)
+    ran = go(make_flat(rounds=1))
+    resume = ran.folder / "resume.toml"
+    monkeypatch.setattr("fedpeptao.launch.run", lambda simulation: pytest.fail("a simulation was begun"))
+    for given in (["--resume", str(ran.folder)], ["--run-config", str(resume)]):
+        assert cli.main(["run", *given]) == 2
+        assert f"Go on with flwr run . <federation> --stream --run-config {resume}" in capsys.readouterr().err
+    deployed(False)
+    with pytest.raises(InputError, match="its clients are on the nodes of a deployment"):
+        go(resumed(ran))
+
+
+def test_a_run_whose_facts_do_not_say_goes_on_and_is_noted(
+    make_flat: MakeFlat, no_plots: None, deployed: Callable[[bool], None]
+) -> None:
+    ran = go(make_flat(rounds=1))
+    facts = ran.folder / "facts.json"
+    before = json.loads(facts.read_text())
+    assert before.pop("deployed") is False
+    facts.write_text(json.dumps(before))
+    go(resumed(ran, rounds=2))
+    assert json.loads(facts.read_text()) == before
+    deployed(True)
+    go(resumed(ran, rounds=3))
+    assert json.loads(facts.read_text()) == {**before, "deployed": True}
 
 
 def test_a_read_only_folder_is_named(make_flat: MakeFlat, no_plots: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from client_app.app import app
 from federation.grids import InProcessGrid, RecordingGrid, _parse
 from federation.settings import defaults, parse
 from fedpeptao.errors import InputError, RunError
+from server_app.rounds import pause_after
 from server_app.run import run
 from server_app.run_folder import read_history
 from tests.small_runs import Flat, go
@@ -90,6 +91,10 @@ def test_it_waits_for_its_quorum_no_longer_than_it_was_told(
     assert [line["round"] for line in lines] == [0, 1, 2]
     assert lines[-1]["accepted"] == 0
     assert lines[-1]["attempts"] > 1
+
+
+def test_pauses_double_up_to_the_longest_however_often_it_was_asked() -> None:
+    assert [pause_after(attempt) for attempt in (0, 1, 6, 7, 8, 5000)] == [0.25, 0.5, 16.0, 30.0, 30.0, 30.0]
 
 
 def read_history_of(flat: Flat) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from fedpeptao.errors import InputError
+from fedpeptao.errors import InputError, RunError
 from server_app.run_folder import RunFolder, plain
 
 
@@ -34,6 +34,26 @@ def test_a_name_is_used_once(tmp_path: Path) -> None:
 def test_an_empty_folder_of_that_name_is_no_run(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     assert RunFolder.create(tmp_path, "mine").path == tmp_path / "mine"
+
+
+@pytest.mark.parametrize("thing", ["notes.txt", "clients", ".git"])
+def test_a_folder_that_holds_something_else_is_left_alone(tmp_path: Path, thing: str) -> None:
+    """Also under a name that nobody gave: the next one is taken."""
+    (tmp_path / "mine" / thing).mkdir(parents=True)
+    with pytest.raises(
+        InputError, match=rf"run-name = 'mine': .*mine is no run's folder, .* it holds {thing}\. Choose"
+    ) as error:
+        RunFolder.create(tmp_path, "mine")
+    assert error.value.key == "run-name"
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == [thing]
+
+
+def test_a_folder_of_that_second_that_holds_something_else_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.strftime", lambda form: "20260102-030405")
+    (tmp_path / "20260102-030405" / "clients").mkdir(parents=True)
+    assert RunFolder.create(tmp_path, "").path.name == "20260102-030405-2"
 
 
 def test_runs_of_the_same_second_get_a_number_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,6 +121,20 @@ def test_a_line_is_on_disk_when_append_returns(tmp_path: Path, monkeypatch: pyte
     assert synced == ['{"round": 0}\n']
 
 
+def test_a_disk_that_takes_no_line_is_named_and_the_folder_can_be_closed(tmp_path: Path) -> None:
+    """What is left in the file's buffer is refused once more when it is closed."""
+    folder = RunFolder.create(tmp_path, "run")
+    folder._metrics.close()
+    folder._metrics = open("/dev/full", "a")  # noqa: SIM115 (the folder closes it)
+    said = (
+        rf"round 3 cannot be kept in {folder.path}/metrics.jsonl: No space left on device\. .* --resume {folder.path}$"
+    )
+    with pytest.raises(RunError, match=said):
+        folder.append({"round": 3})
+    folder.close()
+    assert folder._metrics.closed
+
+
 def test_a_torn_last_line_is_left_out(tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path, "run")
     folder.append({"round": 0})
@@ -166,7 +200,9 @@ def test_a_summary_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: 
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", no_space)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(
+        RunError, match=r"the summary cannot be kept .*No space left on device\. Make room there and go on"
+    ):
         folder.write_summary({"status": "completed"})
     summary = json.loads((folder.path / "summary.json").read_text())
     assert summary == {"status": "interrupted", "paths": {"run": str(folder.path)}}

@@ -239,3 +239,74 @@ def test_as_many_accepted_rows_stay_as_asked_for(tmp_path: Path) -> None:
     rows.write(5, 8, row(8), 4)  # it went on from before 7
     assert same(rows.read(5, 4), 4)
     assert same(rows.read(5, 8), 8)
+
+
+def test_rows_of_rounds_that_were_gone_back_on_take_no_slot(tmp_path: Path) -> None:
+    """A client in rounds 3, 4 and 9 and in 10, which did not end; then the server goes on from 8 and makes 9 and 10 again."""
+    rows = FileRows(tmp_path / "rows.bin", CLIENTS, SIZE, kept=2)
+    for made, accepted in ((3, 0), (4, 3), (9, 4), (10, 9)):
+        rows.write(5, made, row(made), accepted)
+    for made, accepted in ((9, 4), (10, 9), (11, 10), (12, 11)):
+        rows.write(5, made, row(made + 0.5), accepted)
+        assert same(rows.read(5, accepted), 4 if accepted == 4 else accepted + 0.5)
+        assert same(rows.read(5, made), made + 0.5)
+    assert rows.read(5, 4) is None
+    assert same(rows.read(5, 10), 10.5)
+
+
+# -- another number of rows that stay ------------------------------------------------------------------------
+
+
+def with_rows(path: Path, kept: int) -> FileRows:
+    """Of client 5 those of rounds 3, 4 and 7, and of round 9, which did not end."""
+    rows = FileRows(path, CLIENTS, SIZE, kept)
+    for made, accepted in ((3, 0), (4, 3), (7, 4), (9, 7)):
+        rows.write(5, made, row(made), accepted)
+    return rows
+
+
+def found_in(rows: FileRows) -> list[int]:
+    return [made for made in (3, 4, 7, 9, 11, 12) if same(rows.read(5, made), made)]
+
+
+def test_with_more_rows_that_stay_all_of_before_are_there_and_more_stay(path: Path) -> None:
+    assert found_in(with_rows(path, 2)) == [4, 7, 9]
+    rows = FileRows(path, CLIENTS, SIZE, kept=3)
+    assert found_in(rows) == [4, 7, 9]
+    rows.write(5, 11, row(11), 9)
+    rows.write(5, 12, row(12), 11)
+    assert found_in(rows) == [7, 9, 11, 12]
+    assert found_in(FileRows(path, CLIENTS, SIZE, kept=3)) == [7, 9, 11, 12]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert [one.name for one in path.parent.iterdir()] == [path.name]
+
+
+def test_with_fewer_rows_that_stay_none_is_lost_until_a_newer_one_is_accepted(path: Path) -> None:
+    with_rows(path, 3)
+    rows = FileRows(path, CLIENTS, SIZE, kept=1)
+    assert found_in(rows) == [3, 4, 7, 9]
+    rows.write(5, 11, row(11), 4)  # it goes on from before 7
+    assert {4, 11} <= set(found_in(rows))
+    rows.write(5, 12, row(12), 11)
+    assert {11, 12} <= set(found_in(FileRows(path, CLIENTS, SIZE, kept=1)))
+
+
+def test_a_disk_that_is_full_while_more_slots_are_made_leaves_the_rows(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_rows(path, 1)
+    before = path.read_bytes()
+    real = os.pwrite
+
+    def full(file: int, content: memoryview, place: int) -> int:
+        if len(content) == 4 * SIZE:
+            raise OSError(28, "No space left on device")
+        return real(file, content, place)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", full)
+        with pytest.raises(RunError, match=r"No space left on device.*make room"):
+            FileRows(path, CLIENTS, SIZE, kept=2)
+    assert path.read_bytes() == before
+    assert [one.name for one in path.parent.iterdir()] == [path.name]
+    assert found_in(FileRows(path, CLIENTS, SIZE, kept=2)) == [7, 9]

@@ -382,6 +382,60 @@ def test_who_is_sampled_follows_from_seed_and_round_alone() -> None:
     assert {client for asked in before for client in asked} == set(EXAMPLES)
 
 
+# -- an update that is finite, and of which what is kept would not be ---------------------------------------
+
+
+RELEASED: dict[str, Scalar] = {
+    **{"drift_correction": "none", "server_optimizer": "none", "server_momentum": 0.9},
+    **{"device_optimizer": "adam", "restart_moments": False},
+}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"drift_correction": "server"},
+        {"drift_correction": "server", "step_normalised": True},
+        {"drift_correction": "device"},
+        {"variant": "released", **RELEASED},
+        {"variant": "released-aliased", **RELEASED},
+    ],
+)
+def test_an_update_beyond_float32_after_its_scaling_is_refused_and_named(changes: dict[str, Scalar]) -> None:
+    """The round goes on with the others, with their bits alone."""
+    own, without = strategy(**changes), strategy(**changes)
+    huge = replace(reply(1), delta=torch.full((LAYOUT.size,), -3e38))
+    others = [client for client in EXAMPLES if client != 1]
+    outcome = own.close_round(1, [message(101, [huge]), *one_each(others)])
+    assert list(outcome.failed) == [1]
+    assert outcome.failed[1].startswith("refused: its update of norm 1.27e+39 is too large")
+    assert sorted(outcome.accepted) == others
+    assert own.standing.strikes == {1: 1}
+    without.close_round(1, one_each(others))
+    assert torch.equal(own.state.x, without.state.x)
+    assert torch.isfinite(own.state.x).all()
+    assert own.close_round(2, one_each(EXAMPLES, 2)).failed == {}
+
+
+def test_what_is_kept_of_the_released_arithmetic_adds_up_beyond_float32() -> None:
+    """An update that alone is within it; and the row of a client that nobody knows is not looked for."""
+    own = strategy(variant="released", **RELEASED)
+    large = 3e38 * STEPS[1] * own.algorithm.eta  # type: ignore[attr-defined]
+    for server_round, failed in ((1, []), (2, [1])):
+        row = replace(reply(1, server_round), delta=torch.full((LAYOUT.size,), large))
+        outcome = own.close_round(server_round, [message(101, [row]), *one_each([0, 2, 3], server_round)])
+        assert list(outcome.failed) == failed
+    strange = replace(reply(1, 3), client=10**6)
+    assert own.close_round(3, [message(101, [strange])]).dropped == {10**6: 1}
+
+
+def test_an_update_just_within_float32_after_its_scaling_counts() -> None:
+    own = strategy(drift_correction="server")
+    eta = own.algorithm.drift.eta  # type: ignore[attr-defined]
+    large = replace(reply(1), delta=torch.full((LAYOUT.size,), 3.4e38 * eta))
+    assert own.close_round(1, [message(101, [large])]).accepted == [1]
+
+
 # -- evaluation, and Flower's verbs ------------------------------------------------------------------------
 
 
