@@ -88,7 +88,11 @@ def test_equal_bytes(three: ComparisonGrid) -> None:
     assert found["each client's commonest label"][:4] == ["25.0 ± 0.0"] * 4
     for seed in (0, 1, 2):
         fill(three.cell("alone", "t", 0.3, seed), [point(2, 0.2, MB), point(4, 0.45, 20 * MB)])
-    assert rows(equal_bytes, three)["Alone"][:3] == ["not yet", "45.0 ± 0.0", "45.0 ± 0.0"]  # nobody stopped it at round 2
+    assert rows(equal_bytes, three)["Alone"][:3] == [
+        "not yet",
+        "45.0 ± 0.0",
+        "45.0 ± 0.0",
+    ]  # nobody stopped it at round 2
 
 
 def test_places_side_by_side(tmp_path: Path) -> None:
