@@ -182,8 +182,8 @@ class DeviceCorrection:
         return _control(state) / self.examples
 
     def holds(self, update: Update, scale: float) -> bool:
-        """Whether Delta_i/(K_i eta) is: the device keeps it, and c goes down."""
-        return _in_float32(update.delta, 1 / (update.steps * self.eta))
+        """Whether Delta_i/(a_i eta) is: the device keeps it, and c goes down."""
+        return _in_float32(update.delta, 1 / (self.step_sum(update.steps) * self.eta))
 
     def fold(self, state: State, total: Sum, update: Update, scale: float) -> None:
         """Adds n_i Delta_i, and n_i Delta_i/(a_i eta); counts replies with another c_i than the server knows of."""

@@ -34,7 +34,8 @@ def draw(place: Place, path: Path) -> bool:
     """Writes an SVG, floors, ceiling and commonest labels as lines across.
 
     Returns:
-        False where there is no run of a method yet, or more rows than colours: nobody could tell them apart.
+        False where there is no run of a method yet, or more rows than colours: nobody could tell them apart. A picture of before
+        goes then.
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure as Canvas
@@ -42,6 +43,7 @@ def draw(place: Place, path: Path) -> bool:
 
     shown = [method for method in place.methods if place.of(method.name)]
     if all(method.role != "method" for method in shown) or len(shown) > len(COLOURS):
+        path.unlink(missing_ok=True)
         return False
     with (
         rc_context({"text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK}),
@@ -63,14 +65,12 @@ def draw(place: Place, path: Path) -> bool:
 
 
 def _fill(panel: Axes, place: Place, x_of: Callable[[Point], float], figure: Figure) -> None:
-    for number, method in enumerate(place.methods):
+    for number, method in enumerate(method for method in place.methods if place.of(method.name)):
         runs = place.of(method.name)
-        colour, label = COLOURS[number % len(COLOURS)], title(place, method)
-        if not runs:
-            continue
+        colour, label = COLOURS[number], title(place, method)
         if method.role == "method":
             xs, means, spreads = zip(*_curve(place, method.name, x_of, figure), strict=True)
-            panel.plot(xs, means, color=colour, label=label, marker=MARKERS[number % len(MARKERS)], markersize=4)
+            panel.plot(xs, means, color=colour, label=label, marker=MARKERS[number], markersize=4)
             low, high = ([m + sign * s for m, s in zip(means, spreads, strict=True)] for sign in (-1, 1))
             panel.fill_between(xs, low, high, color=colour, alpha=0.15, linewidth=0)
         elif figure is personalised or method.role == "ceiling":  # a floor's shared model is another row's, or none

@@ -57,7 +57,7 @@ class Place:
     @property
     def waiting(self) -> list[Method]:
         """Those that have not."""
-        return [method for method in self.methods if not any(self.results[method.name].values())]
+        return [method for method in self.methods if method not in self.shown]
 
     def of(self, method: str) -> dict[int, Result]:
         """The runs that came to their end, by seed."""

@@ -81,7 +81,8 @@ def equal_bytes(place: Place, report: Report) -> str:
         cells = [title(place, method)]
         for figure in (personalised, global_test):
             own = within_bytes(place, method, report, figure)
-            never = "not yet" if any(place.figures(method.name, figure)) else "-"
+            there = any(value is not None for value in place.figures(method.name, figure))
+            never = "not yet" if there else "-"
             cells += [percent([row[column] for row in own.values()], never) for column in range(len(SHARES))]
             cells.append(percent([mean_of(row) for row in own.values()]))
             cells.append(_ahead(own, within_bytes(place, reference, report, figure)) if method != reference else "")
