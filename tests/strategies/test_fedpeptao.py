@@ -219,3 +219,10 @@ def test_sums_run_in_float64() -> None:
     replies = [update(0, 1, 2.0**24, 0, 0)] + [update(i, 1, 0.5, 0, 0) for i in range(1, 2001)]
     after = play(algorithm, begin(algorithm), replies)
     assert float((1 - after.x[0]) * 2001) == pytest.approx(2.0**24 + 1000, abs=1e-3)
+
+
+def test_what_a_device_keeps_is_within_float32_by_what_its_steps_add_up_to() -> None:
+    """1e38 over 4 steps of .05 is 5e38, over the 10 that momentum makes of them 2e38: float32 holds 3.4e38."""
+    update = Update(0, 1, 4, torch.tensor([1e38]), 0)
+    assert not DeviceCorrection(N, 0.05).holds(update, 1.0)
+    assert DeviceCorrection(N, 0.05, step_sum=lambda steps: 2.5 * steps).holds(update, 1.0)
