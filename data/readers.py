@@ -14,7 +14,7 @@ from pathlib import Path
 from datasets import ClassLabel, Dataset, DatasetDict, load_dataset
 from datasets.exceptions import DatasetsError
 
-from fedpeptao.errors import InputError
+from fedpeptao.errors import InputError, within_reach
 
 # Where a hub's set has no column `text`: what its columns are called instead, longer matches before shorter ones.
 HUB_TEXT_COLUMNS: tuple[tuple[str, str | None], ...] = (
@@ -103,14 +103,11 @@ def absolute_file(path: str, key: str) -> Path:
     if not file.is_absolute():
         mend = "Give an absolute path: a run does not start in the folder you are in"
         raise InputError(key, path, "this path is relative", mend)
-    try:
+    with within_reach(key, path):
         if not file.exists():
             raise InputError(key, path, "there is no such file", "Check the path")
         if not file.is_file():
             raise InputError(key, path, "this is not a file", "Give the path of one file")
-    except OSError as error:
-        problem = f"it cannot be looked for ({error.strerror})"
-        raise InputError(key, path, problem, "Check the path and the rights of its folders") from error
     if not os.access(file, os.R_OK):
         raise InputError(key, path, "the file may not be read", "Check its rights")
     return file

@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from federation.setting_groups import ModelSettings
-from fedpeptao.errors import InputError
+from fedpeptao.errors import InputError, within_reach
 from models.export import load_named
 from models.input_prompts import NAME
 
@@ -36,14 +36,15 @@ def fingerprint(prompts: Iterable[Tensor]) -> str:
 
 
 def _one(folder: Path, model: ModelSettings, width: int) -> Tensor:
-    if not (folder / _SETTINGS).is_file() or not (folder / _PARAMETERS).is_file():
-        mend = "Each node needs the folder in the same place: copy it there"
-        raise _refusal(folder, f"on this machine it is no run's folder with {_SETTINGS} and {_PARAMETERS}", mend)
-    try:
-        own = dict(json.loads((folder / _SETTINGS).read_text(encoding="utf8")))
-        tensors = load_named(folder / _PARAMETERS)
-    except (ValueError, TypeError) as error:  # damaged JSON or tensors
-        raise _refusal(folder, f"it is damaged ({error})", "Give another copy of the run") from error
+    with within_reach("prompt-sources", folder):
+        if not (folder / _SETTINGS).is_file() or not (folder / _PARAMETERS).is_file():
+            mend = "Each node needs the folder in the same place: copy it there"
+            raise _refusal(folder, f"on this machine it is no run's folder with {_SETTINGS} and {_PARAMETERS}", mend)
+        try:
+            own = dict(json.loads((folder / _SETTINGS).read_text(encoding="utf8")))
+            tensors = load_named(folder / _PARAMETERS)
+        except (ValueError, TypeError) as error:  # damaged JSON or tensors
+            raise _refusal(folder, f"it is damaged ({error})", "Give another copy of the run") from error
     if own.get("tuned") != "input-prompts" or NAME not in tensors:
         mend = 'Give runs with tuned = "input-prompts"'
         raise _refusal(folder, f"that run tuned {own.get('tuned', 'deep-prompts')}", mend)

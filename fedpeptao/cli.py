@@ -15,7 +15,7 @@ from fedpeptao import __version__, results, run_config, states
 from fedpeptao.comparison.command import add_compare
 from fedpeptao.deployment import commands as deployment
 from fedpeptao.deployment.federation_command import add_federation
-from fedpeptao.errors import InputError
+from fedpeptao.errors import InputError, within_reach
 
 if TYPE_CHECKING:
     from federation.settings import Settings
@@ -116,7 +116,8 @@ def _run(arguments: argparse.Namespace) -> int:
     if settings.run.resume:
         from server_app.run_folder import check_simulated
 
-        check_simulated(Path(settings.run.resume))
+        with within_reach("resume", settings.run.resume):
+            check_simulated(Path(settings.run.resume))
     if settings.federation.own_data:
         problem = "the nodes of a simulation have no data of their own"
         raise InputError("partition", settings.federation.partition, problem, "Run it on real machines with flwr run")

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 
 class InputError(ValueError):
     """Bad input, found before any training.
@@ -20,6 +24,16 @@ class InputError(ValueError):
     def __reduce__(self) -> tuple[type[InputError], tuple[str, object, str, str]]:
         """Survives a process boundary (the default would rebuild it from the message alone)."""
         return type(self), (self.key, self.value, self.problem, self.mend)
+
+
+@contextmanager
+def within_reach(key: str, path: str | Path) -> Iterator[None]:
+    """Around questions about a path: InputError of its key where a folder may not be entered, or the name cannot be one."""
+    try:
+        yield
+    except OSError as error:
+        problem = f"it cannot be looked for ({error.strerror})"
+        raise InputError(key, str(path), problem, "Check the path and the rights of its folders") from error
 
 
 class RunError(RuntimeError):

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from federation.run_paths import runs_folder
 from federation.settings import Scalar, Settings, defaults, parse
-from fedpeptao.errors import InputError
+from fedpeptao.errors import InputError, within_reach
 from models.export import load_named
 from server_app.run_folder import FACTS, PARAMETERS, SETTINGS, SUMMARY, read_history, run_name
 
@@ -69,8 +69,9 @@ def find_run(given: str | Path) -> Path:
     """
     place = runs_folder(parse(defaults()))
     for path in (Path(given).expanduser(), place / given):
-        if path.is_dir():
-            return _run_folder(path.resolve())
+        with within_reach("RUN", path):
+            if path.is_dir():
+                return _run_folder(path.resolve())
     latest = sorted((path for path in place.glob("*") if (path / SETTINGS).exists()), key=lambda p: p.stat().st_mtime)
     names = ", ".join(path.name for path in reversed(latest[-_LATEST:]))
     there = f"The latest in {place}: {names}" if names else f"There are no runs in {place} either: name the folder"

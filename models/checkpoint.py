@@ -22,7 +22,7 @@ from transformers import (
 )
 from transformers.utils import logging as reports
 
-from fedpeptao.errors import InputError
+from fedpeptao.errors import InputError, within_reach
 from models.attention import NAME
 from models.head import held_outside_base
 from models.language_kind import LANGUAGE, held_kind, kind_of
@@ -75,13 +75,13 @@ def open_checkpoint(name: str, seed: int, form: Form) -> Checkpoint:
         return _random(name, seed, form)
     if name == DEMO:
         return _load(name, str(_demo_folder()), DEMO_HUB, form)
-    if Path(name).is_absolute():
-        if not Path(name).is_dir():
-            raise InputError("model", name, "there is no such folder", "Give the folder that holds config.json")
-        return _load(name, name, name, form)
-    if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name) or Path(name).exists():
-        problem = "a relative path means different folders in different processes"
-        raise InputError("model", name, problem, "Give the absolute path of the folder")
+    with within_reach("model", name):
+        if Path(name).is_absolute():
+            if not Path(name).is_dir():
+                raise InputError("model", name, "there is no such folder", "Give the folder that holds config.json")
+        elif not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name) or Path(name).exists():
+            problem = "a relative path means different folders in different processes"
+            raise InputError("model", name, problem, "Give the absolute path of the folder")
     return _load(name, name, name, form)
 
 

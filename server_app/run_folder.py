@@ -83,10 +83,10 @@ class RunFolder:
         Raises:
             InputError: it is no run's, cannot be written, or another server has it open.
         """
-        if not (path / METRICS).exists():
-            mend = "Give the folder that the run named in its first lines"
-            raise InputError("resume", str(path), f"this is no run's folder: it has no {METRICS}", mend)
         try:
+            if not (path / METRICS).exists():
+                mend = "Give the folder that the run named in its first lines"
+                raise InputError("resume", str(path), f"this is no run's folder: it has no {METRICS}", mend)
             return cls(path)
         except OSError as error:
             mend = "Make it one that you can write to"

@@ -64,6 +64,7 @@ def names(error: InputError, key: str, value: object, problem: str) -> None:
         ("model", "random:bart", "no such random family", "random:bert"),
         ("model", "./model", "a name or an absolute path", "--run-config"),
         ("model", "/nowhere/model", "no such folder", "config.json"),
+        ("model", f"/{'x' * 300}", "cannot be looked for (File name too long)", "rights of its folders"),
         ("device", "abacus", "no such device", "cpu"),
         ("test-examples", 1, "fewer than one for each of 3 labels", "at least 3"),
         ("clients", 8, "too few for at least 8 and 1 each", "at most 7"),

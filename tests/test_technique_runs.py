@@ -153,6 +153,7 @@ def test_sources_that_do_not_fit_are_refused(
     (damaged / "settings.json").write_text(json.dumps({"tuned": "input-prompts"}))
     (damaged / "parameters.safetensors").write_bytes(b"torn")
     assert "it is damaged" in told(str(damaged))
+    assert "it cannot be looked for (File name too long)" in told(f"/{'x' * 300}")
     error = refused_run(make_flat(**{**given, "prompt_sources": good, "prompt_tokens": 4}))
     assert "its prompt has shape (3, 32), not (4, 32)" in str(error)
 

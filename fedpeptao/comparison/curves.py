@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from federation.durable import make_folder, write_atomically
 from federation.metrics import NAMES
+from fedpeptao.comparison.methods import Method
 from fedpeptao.comparison.places import Figure, Place, global_test, personalised
 from fedpeptao.comparison.raw import Point
 from fedpeptao.comparison.statistics import mean_and_spread
@@ -22,6 +23,8 @@ INK = "#777777"
 """Readable on white and on black: the pages are read on either."""
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#7F7F7F")
 MARKERS = "os^Dv*PX"
+SHORT = 45
+"""Characters of a label of which three stand side by side."""
 PANELS: tuple[tuple[str, Callable[[Point], float], str, Figure], ...] = (
     ("Round", lambda point: point.round, "Personalised", personalised),
     ("Traffic so far, up plus down (MB)", lambda point: point.sent / 1e6, "Personalised", personalised),
@@ -30,8 +33,8 @@ PANELS: tuple[tuple[str, Callable[[Point], float], str, Figure], ...] = (
 """What each shows: the label of its x, x of an evaluation, whose figure, and that figure."""
 
 
-def draw(place: Place, path: Path) -> bool:
-    """Writes an SVG, floors, ceiling and commonest labels as lines across.
+def draw(place: Place, methods: Sequence[Method], path: Path) -> bool:
+    """Writes an SVG of those methods' runs here, floors, ceiling and commonest labels as lines across.
 
     Returns:
         False where there is no run of a method yet, or more rows than colours: nobody could tell them apart. A picture of before
@@ -41,7 +44,7 @@ def draw(place: Place, path: Path) -> bool:
     from matplotlib.figure import Figure as Canvas
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    shown = [method for method in place.methods if place.of(method.name)]
+    shown = [method for method in methods if place.of(method.name)]
     if all(method.role != "method" for method in shown) or len(shown) > len(COLOURS):
         path.unlink(missing_ok=True)
         return False
@@ -52,11 +55,12 @@ def draw(place: Place, path: Path) -> bool:
         canvas = Canvas(figsize=(12, 4.8), layout=ConstrainedLayoutEngine())
         panels = canvas.subplots(1, len(PANELS))
         for panel, (label, x_of, whose, figure) in zip(panels, PANELS, strict=True):
-            _fill(panel, place, x_of, figure)
+            _fill(panel, place, shown, x_of, figure)
             panel.set_xlabel(label)
             panel.set_title(f"{whose}, {NAMES[place.metric]} (%)", color=INK, fontsize=10)
         handles, labels = panels[0].get_legend_handles_labels()
-        canvas.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+        columns = 3 if max(map(len, labels)) <= SHORT else 2
+        canvas.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
         content = io.BytesIO()
         canvas.savefig(content, format="svg", transparent=True, metadata={"Date": None})
     make_folder(path.parent)
@@ -64,8 +68,8 @@ def draw(place: Place, path: Path) -> bool:
     return True
 
 
-def _fill(panel: Axes, place: Place, x_of: Callable[[Point], float], figure: Figure) -> None:
-    for number, method in enumerate(method for method in place.methods if place.of(method.name)):
+def _fill(panel: Axes, place: Place, methods: Sequence[Method], x_of: Callable[[Point], float], figure: Figure) -> None:
+    for number, method in enumerate(methods):
         runs = place.of(method.name)
         colour, label = COLOURS[number], title(place, method)
         if method.role == "method":

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from federation.settings import Scalar, defaults, parse
+from fedpeptao.comparison.curves import COLOURS
 from fedpeptao.comparison.grid import ComparisonGrid, Report
 from fedpeptao.comparison.methods import Method, find, read_methods
 from fedpeptao.comparison.rates import chosen_rates
@@ -99,7 +101,7 @@ def _report(path: Path, content: Any, methods: Mapping[str, Method], candidates:
     if content is None:
         return None
     of_type(path, "report", content, dict, "page, reference and target")
-    check_keys(path, "report", content, (*REPORT_KEYS, "choice"))
+    check_keys(path, "report", content, (*REPORT_KEYS, "choice", "pictures"))
     wanted = REPORT_KEYS[:1] if candidates else REPORT_KEYS
     if missing := [key for key in wanted if key not in content]:
         raise InputError(f"report in {path.name}", missing[0], "it is missing", f"Give {', '.join(wanted)}")
@@ -107,7 +109,34 @@ def _report(path: Path, content: Any, methods: Mapping[str, Method], candidates:
         return Report(path.parent / str(content["page"]), "", 0.0)
     find(methods, content["reference"], "report: reference", path)
     target = of_type(path, "report: target", content["target"], (int, float), "a share, such as 0.95")
-    chosen = of_type(path, "report: choice", content.get("choice", []), list, "a list of names of methods")
-    for name in without_repeats(path, "report: choice", chosen):
-        find(methods, name, "report: choice", path)
-    return Report(path.parent / str(content["page"]), content["reference"], float(target), tuple(chosen))
+    chosen = _names(path, "report: choice", content.get("choice", []), methods)
+    return Report(
+        path.parent / str(content["page"]),
+        content["reference"],
+        float(target),
+        chosen,
+        _pictures(path, content, methods),
+    )
+
+
+def _pictures(path: Path, content: Mapping[str, Any], methods: Mapping[str, Method]) -> dict[str, tuple[str, ...]]:
+    named = of_type(path, "report: pictures", content.get("pictures", {}), dict, "names, each with a list of methods")
+    pictures = {
+        str(name): _names(path, f"report: pictures: {name}", several, methods) for name, several in named.items()
+    }
+    for name, several in pictures.items():
+        if not 0 < len(several) <= len(COLOURS):
+            problem = f"a picture has 1 to {len(COLOURS)} rows: so many colours can be told apart"
+            raise InputError(f"report: pictures: {name} in {path.name}", len(several), problem, "Make it two pictures")
+        if not re.fullmatch("[A-Za-z0-9 ]+", name):
+            problem = "it becomes a file's name, and has others than letters, digits and spaces"
+            raise InputError(f"report: pictures in {path.name}", name, problem, "Give it another name")
+    return pictures
+
+
+def _names(path: Path, key: str, content: Any, methods: Mapping[str, Method]) -> tuple[str, ...]:
+    """Of methods of the grid."""
+    names = without_repeats(path, key, of_type(path, key, content, list, "a list of names of methods"))
+    for name in names:
+        find(methods, name, key, path)
+    return tuple(names)

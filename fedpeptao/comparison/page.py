@@ -88,14 +88,21 @@ def _summary(grid: ComparisonGrid, report: Report, places: list[Place], tables: 
         if report.choice:
             yield f"Which to choose when, {_heading(grid, place)}:"
             yield choice(place, report)
-        picture = Path("images") / f"{_file_name(grid, place)}.svg"
-        if draw(place, report.page.parent / picture):
-            yield f"![{_heading(grid, place)}: figures by round and by traffic]({picture.as_posix()})"
+        yield from _pictures(grid, report, place)
     if compared:
         link = tables.relative_to(report.page.parent).as_posix()
         yield f"[All tables]({link}): intervals, the last evaluations, equal bytes, rounds, bytes and seconds to a target."
     if waiting := [_heading(grid, place) for place in places if not place.of(report.reference)]:
         yield f"Without a run of the reference so far, and so without tables: {'; '.join(waiting)}."
+
+
+def _pictures(grid: ComparisonGrid, report: Report, place: Place) -> Iterator[str]:
+    """Those that the grid names; without any, one of all methods."""
+    whole = f"{_heading(grid, place)}: figures by round and by traffic"
+    for name, methods in (report.pictures or {"": tuple(grid.methods)}).items():
+        path = Path("images") / f"{'-'.join([_file_name(grid, place), *name.split()])}.svg"
+        if draw(place, [grid.methods[method] for method in methods], report.page.parent / path):
+            yield f"![{', '.join([whole, *([name] if name else [])])}]({path.as_posix()})"
 
 
 def _whole(grid: ComparisonGrid, report: Report, places: list[Place], page: Path) -> str:

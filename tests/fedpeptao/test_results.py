@@ -130,6 +130,7 @@ def test_a_report_that_cannot_be_made_is_one_line(ran: Ran, capsys: pytest.Captu
         return err[0]
 
     assert "this is no run's folder" in refused(tmp_path)
+    assert "it cannot be looked for (File name too long)" in refused("x" * 300)
     assert "--output" in refused(ran.folder, "--output", tmp_path / "no" / "such" / "page.html")
     (tmp_path / "settings.json").write_text('{"rounds": 3')
     assert "it is damaged" in refused(tmp_path)

@@ -382,10 +382,16 @@ def test_a_second_server_is_kept_out(make_flat: MakeFlat, no_plots: None) -> Non
 
 
 @pytest.mark.parametrize(
-    ("place", "problem"), [("nowhere", "no run's folder"), ("elsewhere/run", "clients keep what is theirs in")]
+    ("place", "problem"),
+    [
+        ("nowhere", "no run's folder"),
+        ("elsewhere/run", "clients keep what is theirs in"),
+        ("x" * 300, "File name too long"),
+    ],
 )
 def test_a_folder_that_cannot_be_gone_on_with_is_named(make_flat: MakeFlat, place: str, problem: str) -> None:
     flat = make_flat()
+    Path(flat["runs-dir"]).mkdir()
     with pytest.raises(InputError, match=problem) as caught:
         go({**flat, "resume": f"{flat['runs-dir']}/{place}"})
     assert caught.value.key in ("resume",)

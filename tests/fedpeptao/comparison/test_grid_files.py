@@ -14,6 +14,8 @@ from tests.fedpeptao.comparison.made_up import METHODS, fill, point, write_yaml
 
 RESULTS = Path(__file__).parents[3] / "results"
 PLAIN: dict[str, Any] = {"base": {}, "methods": METHODS, "seeds": [0, 1]}
+REPORT: dict[str, Any] = {"page": "p.md", "reference": "ours", "target": 0.9}
+NINE = {"a": [f"m{number}" for number in range(9)]}
 SHARED: dict[str, Any] = {
     "tuned": {"title": "Tuned", "settings": {"layers": "all"}, "learning-rates": [0.02, 0.01]},
     "like-tuned": {"like": "tuned", "settings": {"prompt-tokens": 5}},
@@ -139,6 +141,18 @@ def test_a_missing_grid_is_refused(tmp_path: Path) -> None:
         (
             {"report": {"page": "p", "reference": "our", "target": 0.9}},
             r"reference in g.yaml = 'our'.*Did you mean ours",
+        ),
+        ({"report": {**REPORT, "pictures": ["ours"]}}, r"pictures in g.yaml.*names, each with a list of methods"),
+        ({"report": {**REPORT, "pictures": {"a": "ours"}}}, r"pictures: a in g.yaml.*a list of names of methods"),
+        ({"report": {**REPORT, "pictures": {"a": ["our"]}}}, r"pictures: a in g.yaml = 'our'.*Did you mean ours"),
+        ({"report": {**REPORT, "pictures": {"a": []}}}, r"pictures: a in g.yaml = 0: a picture has 1 to 8 rows"),
+        (
+            {"report": {**REPORT, "pictures": {"a/b": ["ours"]}}},
+            r"pictures in g.yaml = 'a/b': it becomes a file's name",
+        ),
+        (
+            {"methods": {f"m{i}": {} for i in range(9)}, "report": {**REPORT, "reference": "m0", "pictures": NINE}},
+            r"pictures: a in g.yaml = 9: a picture has 1 to 8 rows",
         ),
         ({"learning-rates": "absent.yaml"}, r"absent.yaml': it cannot be read"),
     ],

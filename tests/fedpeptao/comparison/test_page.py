@@ -55,6 +55,25 @@ def test_more_rows_than_colours_are_not_drawn(three: ComparisonGrid, monkeypatch
     assert "![" not in three.report.page.read_text(encoding="utf8")
 
 
+def test_a_grid_that_names_its_pictures_has_one_of_each(tmp_path: Path) -> None:
+    named = {"parts of ours": ["reference", "ours"], "floors": ["alone"]}
+    report = {"page": "page.md", "reference": "reference", "target": 0.5, "pictures": named}
+    grid = make(tmp_path, [0], report=report)
+    for cell in grid.cells():
+        fill(cell, [point(10, 0.6, 2 * MB), point(20, 0.8, 4 * MB)])
+    assert grid.report is not None
+    write_page(grid, grid.report)
+    text = grid.report.page.read_text(encoding="utf8")
+    path = "images/compare-g-t-alpha0.3-parts-of-ours.svg"
+    assert f"![t, alpha 0.3: figures by round and by traffic, parts of ours]({path})" in text
+    drawn = (tmp_path / path).read_text(encoding="utf8")
+    assert "Ours" in drawn
+    assert "Reference" in drawn
+    assert "Alone" not in drawn
+    assert text.count("![") == 1, "floors alone are no picture"
+    assert [one.name for one in (tmp_path / "images").iterdir()] == ["compare-g-t-alpha0.3-parts-of-ours.svg"]
+
+
 def test_a_page_without_a_place_for_the_grid_is_refused(three: ComparisonGrid) -> None:
     assert three.report is not None
     three.report.page.write_text("Nothing\n", encoding="utf8")
