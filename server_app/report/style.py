@@ -37,6 +37,7 @@ nav { margin-top: 20px; display: flex; flex-wrap: wrap; gap: 4px 18px; }
 a { color: var(--blue); text-underline-offset: 3px; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 158px), 1fr)); gap: 12px; margin: 20px 0 0; }
 .tiles > div { background: var(--raised); border-radius: 8px; padding: 12px 16px; }
+.tiles + p { margin: 10px 0 0; }
 .tiles dt { color: var(--quiet); font-size: .92rem; }
 .tiles dd { margin: 0; }
 .tiles .value { font-size: 1.7rem; font-weight: 650; line-height: 1.25; letter-spacing: -.01em; }
