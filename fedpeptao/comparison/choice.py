@@ -21,7 +21,7 @@ def choice(place: Place, report: Report) -> str:
     shares = [f"{share} of the {what}" for what in SPENT for share in SHARES]
     head = ["personalised, within the reference's", *shares, *(name for name, _ in SPENT.values())]
     rows = []
-    for method in (one for one in place.methods if one.name in report.choice):
+    for method in (one for one in place.shown if one.name in report.choice):
         cells = [title(place, method)]
         for _, spent in SPENT.values():
             cells += _within(place, method, report, spent)

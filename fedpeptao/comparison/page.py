@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from federation.durable import make_folder, write_atomically
@@ -11,6 +11,7 @@ from federation.metrics import NAMES
 from fedpeptao.comparison.choice import choice
 from fedpeptao.comparison.curves import draw
 from fedpeptao.comparison.grid import ComparisonGrid, Report
+from fedpeptao.comparison.methods import Method
 from fedpeptao.comparison.overview import overview
 from fedpeptao.comparison.places import Place, load_places
 from fedpeptao.comparison.rates import best, candidate_figures
@@ -86,7 +87,8 @@ def _summary(grid: ComparisonGrid, report: Report, places: list[Place], tables: 
         yield equal_rounds(place, report)
     for place in compared:
         if report.choice:
-            yield f"Which to choose when, {_heading(grid, place)}:"
+            unlike = _unlike_machines(place, [method for method in place.shown if method.name in report.choice])
+            yield " ".join([f"Which to choose when, {_heading(grid, place)}:", *unlike])
             yield choice(place, report)
         yield from _pictures(grid, report, place)
     if compared:
@@ -129,10 +131,14 @@ def _told(place: Place, grid: ComparisonGrid, report: Report) -> str:
     ]
     if place.waiting:
         said.append(f"Not run here: {'; '.join(method.title or method.name for method in place.waiting)}.")
-    cpus = {str(one.made["cpu"]) for method in place.shown for one in place.of(method.name).values()}
+    return " ".join([*said, *_unlike_machines(place, place.shown)])
+
+
+def _unlike_machines(place: Place, methods: Sequence[Method]) -> Iterator[str]:
+    """What is to be said of their seconds where there are some."""
+    cpus = {str(one.made["cpu"]) for method in methods for one in place.of(method.name).values()}
     if len(cpus) > 1:
-        said.append(f"Seconds are of {len(cpus)} types of CPU, and compare roughly at best.")
-    return " ".join(said)
+        yield f"Seconds are of {len(cpus)} types of CPU, and compare roughly at best."
 
 
 def _heading(grid: ComparisonGrid, place: Place) -> str:

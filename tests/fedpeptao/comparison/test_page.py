@@ -88,3 +88,25 @@ def test_a_page_of_nothing_yet_says_so(tmp_path: Path) -> None:
     text = grid.report.page.read_text(encoding="utf8")
     assert "Without a run of the reference so far, and so without tables: t, alpha 0.3." in text
     assert "![" not in text
+
+
+def test_a_choice_by_seconds_of_unlike_machines_says_so(tmp_path: Path) -> None:
+    report = {"page": "page.md", "reference": "reference", "target": 0.5, "choice": ["reference", "ours"]}
+    grid = make(tmp_path, [0], report=report)
+    for name, cpu in {"reference": "a CPU", "ours": "another CPU", "alone": "a third CPU"}.items():
+        fill(grid.cell(name, "t", 0.3, 0), [point(8, 0.8, 40 * MB)], cpu=cpu)
+    assert grid.report is not None
+    write_page(grid, grid.report)
+    text = grid.report.page.read_text(encoding="utf8")
+    assert "Which to choose when, t, alpha 0.3: Seconds are of 2 types of CPU, and compare roughly at best." in text
+
+
+def test_a_method_that_has_not_run_is_no_row_of_a_choice(tmp_path: Path) -> None:
+    report = {"page": "page.md", "reference": "reference", "target": 0.5, "choice": ["reference", "ours"]}
+    grid = make(tmp_path, [0], report=report)
+    fill(grid.cell("reference", "t", 0.3, 0), [point(8, 0.8, 40 * MB)])
+    assert grid.report is not None
+    write_page(grid, grid.report)
+    _, _, table = grid.report.page.read_text(encoding="utf8").partition("Which to choose when, t, alpha 0.3:")
+    assert "| Reference |" in table
+    assert "Ours" not in table
