@@ -1,3 +1,3 @@
-"""FedPepTAO: federated tuning of frozen language models with deep prompts, as one Flower application."""
+"""FedPepTAO and FibecFed: federated tuning of frozen language models, as one Flower application."""
 
 __version__ = "0.1.0"

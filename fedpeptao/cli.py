@@ -61,7 +61,8 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="fedpeptao", description="Federated tuning of frozen language models with deep prompts."
+        prog="fedpeptao",
+        description="Federated tuning of frozen language models: FedPepTAO for prompts, FibecFed for LoRA.",
     )
     parser.add_argument("--version", action="version", version=f"fedpeptao {__version__}")
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)

@@ -1,1 +1,1 @@
-"""Frozen language models with deep prompts: loading, injection, what is tuned, conversion to and from PEFT."""
+"""Frozen language models: loading, what is tuned in them (prompts, LoRA, adapters), heads, conversion to and from PEFT."""

@@ -80,7 +80,7 @@ def _fill(panel: Axes, place: Place, methods: Sequence[Method], x_of: Callable[[
         elif figure is personalised or method.role == "ceiling":  # a floor's shared model is another row's, or none
             _across(panel, [figure(one.last) for one in runs.values()], colour, label, "--")
     if figure is personalised:
-        _across(panel, place.commonest(), INK, COMMONEST, ":")
+        _across(panel, list(place.commonest().values()), INK, COMMONEST, ":")
     panel.tick_params(colors=INK)
     panel.spines[["top", "right"]].set_visible(False)
     panel.grid(color=INK, alpha=0.25, linewidth=0.6)

@@ -45,6 +45,7 @@ class Report:
         reference: the method that others are measured against: its bytes, its final figure, its clients.
         target: share of the reference's final personalised figure that is the target of the third table.
         choice: methods that a table of their own sets side by side, at equal bytes and at equal seconds; () for no such table.
+        pairs: of methods that tables of their own set against each other, the first less the second.
         pictures: name -> the methods that one picture of each place shows; {}: a single one, of all, where colours suffice.
     """
 
@@ -52,6 +53,7 @@ class Report:
     reference: str
     target: float
     choice: tuple[str, ...] = ()
+    pairs: tuple[tuple[str, str], ...] = ()
     pictures: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 

@@ -101,7 +101,7 @@ def _report(path: Path, content: Any, methods: Mapping[str, Method], candidates:
     if content is None:
         return None
     of_type(path, "report", content, dict, "page, reference and target")
-    check_keys(path, "report", content, (*REPORT_KEYS, "choice", "pictures"))
+    check_keys(path, "report", content, (*REPORT_KEYS, "choice", "pairs", "pictures"))
     wanted = REPORT_KEYS[:1] if candidates else REPORT_KEYS
     if missing := [key for key in wanted if key not in content]:
         raise InputError(f"report in {path.name}", missing[0], "it is missing", f"Give {', '.join(wanted)}")
@@ -115,8 +115,18 @@ def _report(path: Path, content: Any, methods: Mapping[str, Method], candidates:
         content["reference"],
         float(target),
         chosen,
+        _pairs(path, content, methods),
         _pictures(path, content, methods),
     )
+
+
+def _pairs(path: Path, content: Mapping[str, Any], methods: Mapping[str, Method]) -> tuple[tuple[str, str], ...]:
+    key, wanted = "report: pairs", "a list of pairs of methods, such as [[fedpeptao, p-tuning-v2]]"
+    pairs = [_names(path, key, pair, methods) for pair in of_type(path, key, content.get("pairs", []), list, wanted)]
+    for pair in pairs:
+        if len(pair) != 2:
+            raise InputError(f"{key} in {path.name}", ", ".join(pair), "a pair is of two methods", f"Give {wanted}")
+    return tuple((one, other) for one, other in pairs)
 
 
 def _pictures(path: Path, content: Mapping[str, Any], methods: Mapping[str, Method]) -> dict[str, tuple[str, ...]]:

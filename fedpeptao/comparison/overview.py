@@ -37,7 +37,7 @@ def _table(head: str, read: Reading, figure: Figure, places: Mapping[str, Place]
     reference = next(method for method in methods if method.name == report.reference)
     rows = []
     if figure is personalised:
-        rows.append([COMMONEST, *(_mean(place.commonest()) for place in places.values())])
+        rows.append([COMMONEST, *(_mean(list(place.commonest().values())) for place in places.values())])
     for method in methods:
         cells = []
         for place in places.values():

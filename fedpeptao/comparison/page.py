@@ -13,6 +13,7 @@ from fedpeptao.comparison.curves import draw
 from fedpeptao.comparison.grid import ComparisonGrid, Report
 from fedpeptao.comparison.methods import Method
 from fedpeptao.comparison.overview import overview
+from fedpeptao.comparison.pairs import pairs
 from fedpeptao.comparison.places import Place, load_places
 from fedpeptao.comparison.rates import best, candidate_figures
 from fedpeptao.comparison.raw import found
@@ -80,11 +81,13 @@ def _summary(grid: ComparisonGrid, report: Report, places: list[Place], tables: 
     """What a reader wants first: each figure of all places side by side (of a single place its table), and the pictures."""
     compared = [place for place in places if place.of(report.reference)]
     if len(compared) > 1:
-        yield "Means over seeds; in brackets the mean paired difference to the reference."
-        yield overview({_heading(grid, place): place for place in compared}, report)
+        yield "Means over seeds; in brackets the mean paired difference to the reference, over the seeds that both have."
+        yield overview({f"{_heading(grid, place)} ({_count(place, report)})": place for place in compared}, report)
     for place in compared if len(compared) == 1 else ():
         yield f"**{_heading(grid, place)}.** {_told(place, grid, report)}"
         yield equal_rounds(place, report)
+    if compared:
+        yield from pairs({_heading(grid, place): place for place in compared}, report)
     for place in compared:
         if report.choice:
             unlike = _unlike_machines(place, [method for method in place.shown if method.name in report.choice])
@@ -135,10 +138,13 @@ def _told(place: Place, grid: ComparisonGrid, report: Report) -> str:
 
 
 def _unlike_machines(place: Place, methods: Sequence[Method]) -> Iterator[str]:
-    """What is to be said of their seconds where there are some."""
-    cpus = {str(one.made["cpu"]) for method in methods for one in place.of(method.name).values()}
-    if len(cpus) > 1:
-        yield f"Seconds are of {len(cpus)} types of CPU, and compare roughly at best."
+    """What is to be said of their seconds where there are some, or where they were taken in two ways."""
+    runs = [one for method in methods for one in place.of(method.name).values()]
+    cpus, clocks = {one.made["cpu"] for one in runs}, {one.made.get("clock") for one in runs}
+    several = [f"of {len(cpus)} types of CPU"] if len(cpus) > 1 else []
+    several += ["taken in two ways"] if len(clocks) > 1 else []
+    if several:
+        yield f"Seconds are {' and '.join(several)}, and compare roughly at best."
 
 
 def _heading(grid: ComparisonGrid, place: Place) -> str:
@@ -148,6 +154,12 @@ def _heading(grid: ComparisonGrid, place: Place) -> str:
 
 def _figures(place: Place) -> str:
     return f"{NAMES[place.metric][:1].upper()}{NAMES[place.metric][1:]} in percent, differences in points."
+
+
+def _count(place: Place, report: Report) -> str:
+    """How many seeds the reference has run with, of how many."""
+    there, planned = len(place.of(report.reference)), len(place.seeds)
+    return f"{there}{'' if there == planned else f' of {planned}'} seed{'' if planned == 1 else 's'}"
 
 
 def _seeds(place: Place, report: Report) -> str:

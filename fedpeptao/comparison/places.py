@@ -98,7 +98,7 @@ class Place:
         """At equal rounds, by seed; None where a run has none."""
         return [figure(point) for point in self.closing(method).values()]
 
-    def commonest(self) -> list[float | None]:
+    def commonest(self) -> dict[int, float | None]:
         """Accuracy where each client always answers its commonest training label, by seed: the same beside every method.
 
         None where the runs are judged by another figure.
@@ -107,7 +107,7 @@ class Place:
         for method in self.methods:
             for seed, one in self.of(method.name).items() if method.skewed else ():
                 floors.setdefault(seed, one.end["commonest_label"] if self.metric == ACCURACY else None)
-        return list(floors.values())
+        return {seed: floors[seed] for seed in self.seeds if seed in floors}
 
 
 def load_places(grid: ComparisonGrid) -> list[Place]:

@@ -12,7 +12,7 @@ from fedpeptao.comparison.grid import Report
 from fedpeptao.comparison.methods import Method
 from fedpeptao.comparison.places import Figure, Place, personalised
 from fedpeptao.comparison.raw import Result
-from fedpeptao.comparison.statistics import at_most
+from fedpeptao.comparison.statistics import FEWEST_SEEDS, Interval, at_exactly, t_interval
 
 SHARES = {"1/4": 0.25, "1/2": 0.5, "all": 1.0}
 """Of what the reference method spends."""
@@ -40,7 +40,7 @@ def lately(place: Place, method: Method, report: Report, figure: Figure) -> Read
 
 
 def within_bytes(place: Place, method: Method, report: Report, figure: Figure) -> Readings:
-    """The figure within each share of the reference's bytes, training only, up and down."""
+    """The figure at each share of the reference's bytes, training only, up and down."""
     budgets = {seed: point.sent for seed, point in place.closing(report.reference).items()}
     return within_shares(place, method, budgets, figure)
 
@@ -48,14 +48,13 @@ def within_bytes(place: Place, method: Method, report: Report, figure: Figure) -
 def within_shares(
     place: Place, method: Method, budgets: Mapping[int, float], figure: Figure, spent: Figure = lambda point: point.sent
 ) -> Readings:
-    """The figure within each share of the seed's budget of what is spent, bytes by default; None before the first.
+    """The figure at each share of the seed's budget of what is spent, bytes by default; None before the first evaluation.
 
     Floors and the ceiling have but one evaluation, their last: they stand where all that they spent is within the share.
     """
 
     def within(run: Result, limit: float) -> float | None:
-        point = at_most(run.points if method.role == "method" else run.points[-1:], spent, limit)
-        return None if point is None else figure(point)
+        return at_exactly(run.points if method.role == "method" else run.points[-1:], spent, figure, limit)
 
     runs = place.of(method.name)
     return {
@@ -63,6 +62,15 @@ def within_shares(
         for seed, budget in budgets.items()
         if seed in runs
     }
+
+
+def ahead(own: Readings, theirs: Readings) -> Interval | float | None:
+    """Mean difference of two rows' means over the seeds that both have, with its t interval where those are enough."""
+    pairs = [(mean_of(row), mean_of(theirs[seed])) for seed, row in own.items() if seed in theirs]
+    differences = [one - other for one, other in pairs if one is not None and other is not None]
+    if len(differences) >= FEWEST_SEEDS:
+        return t_interval(differences)
+    return statistics.fmean(differences) if differences else None
 
 
 def mean_of(row: Sequence[float | None]) -> float | None:

@@ -41,15 +41,28 @@ class Pair:
     reference: Sequence[int]
 
 
-def at_most(points: Sequence[Point], spent: Callable[[Point], float | None], limit: float) -> Point | None:
-    """The last evaluation with no more spent on training, but for what is negligible; None before the first, or unmeasured."""
-    known = [(spent(point), point) for point in reversed(points)]
-    return next((point for cost, point in known if cost is not None and cost <= limit * (1 + NEGLIGIBLE)), None)
+def at_exactly(
+    points: Sequence[Point],
+    spent: Callable[[Point], float | None],
+    figure: Callable[[Point], float | None],
+    limit: float,
+) -> float | None:
+    """The figure where so much is spent on training: on the straight line between the evaluations before and after that.
+
+    The last one's where less was spent in all. None before the first, but for what is negligible, or unmeasured. Evaluations are
+    rounds apart, and a round costs one method more than another: the last evaluation within a limit would favour some of them.
+    """
+    read = [(spent(point), figure(point)) for point in points]
+    known = [(cost, value) for cost, value in read if cost is not None and value is not None]
+    if not known or known[0][0] > limit * (1 + NEGLIGIBLE):
+        return None
+    costs, values = zip(*known, strict=True)
+    return float(np.interp(limit, costs, values))
 
 
 def at_most_bytes(points: Sequence[Point], limit: float) -> Point | None:
-    """The last evaluation with no more bytes of training sent; None before the first."""
-    return at_most(points, lambda point: point.sent, limit)
+    """The last evaluation with no more bytes of training sent, but for what is negligible; None before the first."""
+    return next((point for point in reversed(points) if point.sent <= limit * (1 + NEGLIGIBLE)), None)
 
 
 def at_most_rounds(points: Sequence[Point], limit: int) -> Point | None:
@@ -65,6 +78,19 @@ def first_reaching(points: Sequence[Point], figure: Callable[[Point], float], ta
 def mean_and_spread(values: Sequence[float]) -> tuple[float, float | None]:
     """Mean, and standard deviation over seeds (n - 1); None of a single one."""
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+
+
+def rise_and_swing(values: Sequence[float]) -> tuple[float, float] | None:
+    """How far the straight line through evaluations of one run climbs from the first to the last, and how far they lie off it.
+
+    The latter is the residuals' standard deviation (n - 2). None of fewer than three.
+    """
+    if len(values) < 3:
+        return None
+    places = range(len(values))
+    slope, start = statistics.linear_regression(places, values)
+    squares = sum((value - start - slope * place) ** 2 for place, value in zip(places, values, strict=True))
+    return slope * places[-1], (squares / (len(values) - 2)) ** 0.5
 
 
 def t_interval(differences: Sequence[float]) -> Interval:

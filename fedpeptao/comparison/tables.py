@@ -6,14 +6,14 @@ Each has a row for every method that has been run. Floors and the ceiling are re
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from fedpeptao.comparison.grid import Report
 from fedpeptao.comparison.methods import Method
 from fedpeptao.comparison.places import Figure, Place, difference, global_test, personalised, shared
 from fedpeptao.comparison.raw import Point
-from fedpeptao.comparison.readings import LAST, SHARES, Readings, lately, mean_of, within_bytes
-from fedpeptao.comparison.statistics import FEWEST_SEEDS, first_reaching, t_interval
+from fedpeptao.comparison.readings import LAST, SHARES, Readings, ahead, lately, mean_of, within_bytes
+from fedpeptao.comparison.statistics import first_reaching, rise_and_swing
 from fedpeptao.comparison.table_text import MISSING, markdown, number, percent, points
 
 COMMONEST = "each client's commonest label"
@@ -36,7 +36,7 @@ def equal_rounds(place: Place, report: Report) -> str:
         "to reference",
         "MB",
     ]
-    rows = [[COMMONEST, percent(place.commonest()), *[""] * 5]]
+    rows = [[COMMONEST, percent(_floors(place)), *[""] * 5]]
     for method in place.shown:
         name, sent = method.name, [point.sent / 1e6 for point in place.closing(method.name).values()]
         rows.append(
@@ -54,27 +54,27 @@ def equal_rounds(place: Place, report: Report) -> str:
 
 
 def last_evaluations(place: Place, report: Report) -> str:
-    """Means over the last evaluations of each run, and how far those swing: the last round alone may be a lucky one."""
+    """Means over the last evaluations of each run, how far they still rise, and how far they swing: the last is partly luck."""
     head = [f"over the last {LAST} evaluations"]
-    head += [f"{what}{column}" for what in ("personalised", "test set") for column in ("", " to reference", " swing")]
+    columns = ("", " to reference", " rise", " swing")
+    head += [f"{what}{column}" for what in ("personalised", "test set") for column in columns]
     reference = next(method for method in place.methods if method.name == report.reference)
-    rows = [[COMMONEST, percent(place.commonest()), *[""] * 5]]
+    rows = [[COMMONEST, percent(_floors(place)), *[""] * 7]]
     for method in place.shown:
         cells = [title(place, method)]
         for figure in (personalised, global_test):
             own, theirs = (lately(place, one, report, figure) for one in (method, reference))
-            paired = {seed: row for seed, row in own.items() if seed in theirs}
-            ahead = _ahead(paired, theirs) if method != reference else ""
-            cells += [percent([mean_of(row) for row in own.values()]), ahead, _swing(own)]
+            compared = points(ahead(own, theirs)) if method != reference else ""
+            cells += [percent([mean_of(row) for row in own.values()]), compared, *_course(own)]
         rows.append(cells)
     return markdown(head, rows)
 
 
 def equal_bytes(place: Place, report: Report) -> str:
-    """The last evaluation within shares of the reference's bytes, seed by seed; their mean, compared with the reference's."""
+    """Figures at shares of the reference's bytes, seed by seed; their mean, compared with the reference's."""
     head = ["within the reference's bytes"]
     head += [f"{what} {share}" for what in ("personalised", "test set") for share in (*SHARES, "mean", "to reference")]
-    floor = percent(place.commonest())
+    floor = percent(_floors(place))
     rows = [[COMMONEST, *[floor] * (len(SHARES) + 1), *[""] * (len(SHARES) + 3)]]
     reference = next(method for method in place.methods if method.name == report.reference)
     for method in place.shown:
@@ -85,7 +85,9 @@ def equal_bytes(place: Place, report: Report) -> str:
             never = "not yet" if there else "-"
             cells += [percent([row[column] for row in own.values()], never) for column in range(len(SHARES))]
             cells.append(percent([mean_of(row) for row in own.values()]))
-            cells.append(_ahead(own, within_bytes(place, reference, report, figure)) if method != reference else "")
+            cells.append(
+                points(ahead(own, within_bytes(place, reference, report, figure))) if method != reference else ""
+            )
         rows.append(cells)
     return markdown(head, rows)
 
@@ -94,19 +96,18 @@ def to_target(place: Place, report: Report) -> str:
     """Rounds, bytes and seconds until the personalised figure first is the target."""
     closing = place.closing(report.reference)
     targets = {seed: report.target * point.personalised for seed, point in closing.items()}
-    rows = [_by_its_end(COMMONEST, place.commonest(), list(targets.values()))]
+    floors = {seed: floor for seed, floor in place.commonest().items() if seed in targets}
+    rows = [_by_its_end(COMMONEST, floors, targets)]
     for method in place.shown:
         runs = {seed: one for seed, one in place.of(method.name).items() if seed in targets}
         if method.role != "method":
-            final = [one.last.personalised for one in runs.values()]
-            rows.append(_by_its_end(title(place, method), final, [targets[seed] for seed in runs]))
+            final = {seed: one.last.personalised for seed, one in runs.items()}
+            rows.append(_by_its_end(title(place, method), final, targets))
             continue
         reached = [first_reaching(one.points, _personalised, targets[seed]) for seed, one in runs.items()]
         rows.append([title(place, method), *(_until(reached, measure) for measure in MEASURES.values())])
     share = percent(list(targets.values()), MISSING) if targets else MISSING
-    return markdown(
-        [f"to a personalised figure of {share}{_below_floor(place, list(targets.values()))}", *MEASURES], rows
-    )
+    return markdown([f"to a personalised figure of {share}{_below(floors, targets)}", *MEASURES], rows)
 
 
 def title(place: Place, method: Method) -> str:
@@ -115,31 +116,29 @@ def title(place: Place, method: Method) -> str:
     return f"{method.title or method.name}{f' ({gaps})' if gaps else ''}"
 
 
-def _below_floor(place: Place, targets: Sequence[float]) -> str:
+def _floors(place: Place) -> list[float | None]:
+    return list(place.commonest().values())
+
+
+def _below(floors: Mapping[int, float | None], targets: Mapping[int, float]) -> str:
     """Said where commonest labels alone would reach the target: then it is no measure of what a model has learned."""
-    floors = [floor for floor in place.commonest() if floor is not None]
-    below = targets and floors and statistics.fmean(targets) < statistics.fmean(floors)
+    there = [floor for floor in floors.values() if floor is not None]
+    below = there and statistics.fmean(targets.values()) < statistics.fmean(there)
     return f", less than {COMMONEST} gives" if below else ""
 
 
-def _swing(rows: Readings) -> str:
-    """Standard deviation along each run's last evaluations, its mean over seeds; nothing of single ones."""
-    there = [[value for value in row if value is not None] for row in rows.values()]
-    swings = [statistics.stdev(row) for row in there if len(row) > 1]
-    return percent([statistics.fmean(swings)]) if swings else ""
+def _course(rows: Readings) -> tuple[str, str]:
+    """Rise and swing of each run's last evaluations, their means over seeds; nothing of single ones."""
+    there = [rise_and_swing([value for value in row if value is not None]) for row in rows.values()]
+    known = [course for course in there if course is not None]
+    if not known:
+        return "", ""
+    rises, swings = zip(*known, strict=True)
+    return points(statistics.fmean(rises)), percent([statistics.fmean(swings)])
 
 
 def _compared(place: Place, method: str, report: Report, figure: Figure) -> str:
     return "" if method == report.reference else points(difference(place, method, report.reference, figure))
-
-
-def _ahead(own: Readings, theirs: Readings) -> str:
-    """Mean over seeds of the difference of the shares' means, with its t interval where there are seeds enough."""
-    ways = [(mean_of(row), mean_of(theirs[seed])) for seed, row in own.items()]
-    found = [one - other for one, other in ways if one is not None and other is not None]
-    if len(found) >= FEWEST_SEEDS:
-        return points(t_interval(found))
-    return points(statistics.fmean(found)) if found else ""
 
 
 def _until(reached: Sequence[Point | None], measure: Callable[[Point], float | None]) -> str:
@@ -148,13 +147,13 @@ def _until(reached: Sequence[Point | None], measure: Callable[[Point], float | N
     return "-" if None in values.values() else number([values.get(seed) for seed in range(len(reached))], "never")
 
 
-def _by_its_end(name: str, final: Sequence[float | None], targets: Sequence[float]) -> list[str]:
-    """A row of a floor or the ceiling: in how many seeds it ends at the target or over it."""
-    if not final or not targets:
+def _by_its_end(name: str, final: Mapping[int, float | None], targets: Mapping[int, float]) -> list[str]:
+    """A row of a floor or the ceiling, by seed: in how many it ends at the target or over it."""
+    if not final:
         return [name, MISSING, "", "", ""]
-    if None in final:
+    if None in final.values():
         return [name, "-", "", "", ""]
-    reached = sum(one is not None and one >= target for one, target in zip(final, targets, strict=False))
+    reached = sum(one is not None and one >= targets[seed] for seed, one in final.items())
     said = (
         "reached by its end" if reached == len(final) else "never" if not reached else f"in {reached} of {len(final)}"
     )

@@ -48,6 +48,14 @@ def test_seconds_of_unlike_machines_are_said(three: ComparisonGrid) -> None:
     assert "Seconds are of 2 types of CPU" in three.report.page.read_text(encoding="utf8")
 
 
+def test_seconds_that_were_taken_in_two_ways_are_said(three: ComparisonGrid) -> None:
+    fill(three.cell("ours", "t", 0.3, 0), [point(8, 0.9, 20 * MB)], clock="processor")
+    assert three.report is not None
+    write_page(three, three.report)
+    said = "Seconds are taken in two ways, and compare roughly at best."
+    assert said in three.report.page.read_text(encoding="utf8")
+
+
 def test_more_rows_than_colours_are_not_drawn(three: ComparisonGrid, monkeypatch: pytest.MonkeyPatch) -> None:
     assert three.report is not None
     monkeypatch.setattr("fedpeptao.comparison.curves.COLOURS", ("red", "blue", "green"))

@@ -6,11 +6,13 @@ import pytest
 
 from fedpeptao.comparison.statistics import (
     Pair,
+    at_exactly,
     at_most_bytes,
     at_most_rounds,
     bootstrap_interval,
     first_reaching,
     mean_and_spread,
+    rise_and_swing,
     t_interval,
 )
 from tests.fedpeptao.comparison.made_up import point
@@ -24,6 +26,30 @@ def test_equal_bytes_is_the_last_evaluation_at_or_before_them(limit: int, number
     found = at_most_bytes(RUN, limit)
     assert found is not None
     assert found.round == number
+
+
+@pytest.mark.parametrize(
+    ("limit", "figure"),
+    [(299.8, 0.40), (300, 0.40), (450, 0.50), (600, 0.60), (675, 0.5875), (1200, 0.70), (9_000, 0.70)],
+)
+def test_a_figure_at_equal_cost_lies_on_the_line_between_two_evaluations(limit: float, figure: float) -> None:
+    """Half of the way from .40 to .60, a quarter from .60 to .55; behind the last evaluation that one's."""
+    assert at_exactly(RUN, lambda one: one.sent, lambda one: one.personalised, limit) == pytest.approx(figure)
+
+
+def test_there_is_no_figure_before_the_first_evaluation_nor_where_nothing_was_measured() -> None:
+    assert at_exactly(RUN, lambda one: one.sent, lambda one: one.personalised, 299) is None
+    assert at_exactly(RUN, lambda one: one.seconds, lambda one: one.personalised, 299) is None
+    assert at_exactly([], lambda one: one.sent, lambda one: one.personalised, 299) is None
+    two = [point(2, 0.4, 300, global_test=None), point(4, 0.6, 600)]
+    assert at_exactly(two, lambda one: one.sent, lambda one: one.global_test, 450) is None
+
+
+def test_rise_and_swing_of_evaluations() -> None:
+    """1, 3, 2 lie on 1.5, 2, 2.5: residuals -.5, 1, -.5 and one degree of freedom, sqrt(1.5). A straight climb has no swing."""
+    assert rise_and_swing([1.0, 3.0, 2.0]) == pytest.approx((1.0, 1.5**0.5))
+    assert rise_and_swing([0.2, 0.4, 0.6, 0.8]) == pytest.approx((0.6, 0.0), abs=1e-12)
+    assert rise_and_swing([0.2, 0.4]) is None
 
 
 def test_there_may_be_no_evaluation_within_the_bytes_or_the_rounds() -> None:

@@ -11,6 +11,7 @@ from fedpeptao.comparison.choice import choice
 from fedpeptao.comparison.grid import ComparisonGrid, Report
 from fedpeptao.comparison.overview import overview
 from fedpeptao.comparison.page import write_page
+from fedpeptao.comparison.pairs import pairs
 from fedpeptao.comparison.places import Place, difference, global_test, load_places, personalised, shared
 from fedpeptao.comparison.raw import FAILED
 from fedpeptao.comparison.statistics import Interval
@@ -45,27 +46,36 @@ def test_equal_rounds(three: ComparisonGrid) -> None:
 
 
 def test_the_last_evaluations(three: ComparisonGrid) -> None:
-    """Of .2, .4, .6, .8 the mean is .5 and the standard deviation .2582; of seven evaluations the last five count."""
+    """Of .2, .4, .6, .8 the mean is .5; they rise by .6 on a straight line. Of seven evaluations the last five count.
+
+    Those, .3 .5 .6 .7 .8, have a slope of .12: .34 .46 .58 .70 .82, off by .04 .04 .02 0 .02, sqrt(.004/3) = .0365.
+    """
     found = rows(last_evaluations, three)
-    assert found["Reference"] == ["50.0 ± 0.0", "", "25.8", "30.0 ± 0.0", "", "25.8"]
-    assert found["Ours"] == ["61.0 ± 1.0", "+11.0 [+8.5, +13.5]", "25.8", "41.0 ± 1.0", "+11.0 [+8.5, +13.5]", "25.8"]
-    assert found["Alone"][:3] == ["35.0 ± 0.0", "-15.0 [-15.0, -15.0]", ""]  # one evaluation does not swing
-    assert found["each client's commonest label"] == ["25.0 ± 0.0", *[""] * 5]
+    assert found["Reference"] == ["50.0 ± 0.0", "", "+60.0", "0.0", "30.0 ± 0.0", "", "+60.0", "0.0"]
+    assert found["Ours"][:4] == ["61.0 ± 1.0", "+11.0 [+8.5, +13.5]", "+60.0", "0.0"]
+    assert found["Ours"][4:] == ["41.0 ± 1.0", "+11.0 [+8.5, +13.5]", "+60.0", "0.0"]
+    assert found["Alone"][:4] == ["35.0 ± 0.0", "-15.0 [-15.0, -15.0]", "", ""]  # one evaluation does not swing
+    assert found["each client's commonest label"] == ["25.0 ± 0.0", *[""] * 7]
     for seed in (0, 1, 2):
         fill(three.cell("alone", "t", 0.3, seed), [point(0, 0.2), point(1, 0.45)])
         fill(three.cell("ours", "t", 0.3, seed), [point(n, 0.1 * n, n * MB) for n in (1, 2, 3, 5, 6, 7, 8, 40)])
-    assert rows(last_evaluations, three)["Ours"][:3] == ["58.0 ± 0.0", "+8.0 [+8.0, +8.0]", "19.2"]  # .3 .5 .6 .7 .8
+    assert rows(last_evaluations, three)["Ours"][:4] == ["58.0 ± 0.0", "+8.0 [+8.0, +8.0]", "+48.0", "3.7"]
     assert rows(last_evaluations, three)["Alone"][0] == "45.0 ± 0.0"  # a floor's local epochs come after all rounds
-    assert rows(last_evaluations, three)["Alone"][3] == "-"
+    assert rows(last_evaluations, three)["Alone"][4] == "-"
     for seed in (0, 1, 2):
         fill(
             three.cell("alone", "t", 0.3, seed),
             [*(point(n, 0.1 * n, n * MB) for n in (2, 4, 6, 8)), point(40, 0.9, 9 * MB)],
         )
     assert rows(last_evaluations, three)["Alone"][0] == "90.0 ± 0.0"
-    assert rows(last_evaluations, three)["Alone"][3] == "30.0 ± 0.0"  # its shared model is that of the rounds
+    assert rows(last_evaluations, three)["Alone"][4] == "30.0 ± 0.0"  # its shared model is that of the rounds
+    fill(three.cell("ours", "t", 0.3, 0), [point(n, 0.5, n * MB) for n in (1, 2, 3)])
+    assert rows(last_evaluations, three)["Ours"][2:4] == [
+        "+32.0",
+        "2.4",
+    ]  # means over seeds: of 0, 48, 48 and 0, 3.7, 3.7
     three.cell("reference", "t", 0.3, 2).path.unlink()
-    assert rows(last_evaluations, three)["Ours"][1] == "+8.0"  # of two seeds
+    assert rows(last_evaluations, three)["Ours"][1] == "+4.0"  # of two seeds: 0 and 8
 
 
 def test_equal_bytes(three: ComparisonGrid) -> None:
@@ -107,7 +117,7 @@ def test_places_side_by_side(tmp_path: Path) -> None:
         fill(grid.cell("reference", "u", 0.3, seed), [point(n, 0.1 * n, n * 5 * MB) for n in (2, 4, 6, 8)])
     fill(grid.cell("ours", "u", 0.3, 1), [point(n, 0.1 * n + 0.14, n * 5 * MB // 2) for n in (2, 4, 6, 8)])
     tables = overview({place.task: place for place in load_places(grid)}, grid.report)
-    first, within, test, lately, sent = tables.split("\n\n")
+    first, within, test, late, sent = tables.split("\n\n")
     assert cells(first) == {
         "personalised, at equal rounds": ["t", "u"],
         "each client's commonest label": ["25.0", "25.0"],
@@ -118,12 +128,13 @@ def test_places_side_by_side(tmp_path: Path) -> None:
     }
     assert cells(within)["Ours"] == ["77.7 (+31.0)", "80.7 (+34.0), 1 of 3 seeds"]  # as in test_equal_bytes
     assert cells(test)["Ours"] == ["71.0 (+11.0)", "74.0 (+14.0), 1 of 3 seeds"]
-    assert cells(lately)["Reference"] == ["30.0", "30.0"]  # as in test_the_last_evaluations
+    assert cells(late)["Reference"] == ["30.0", "30.0"]  # as in test_the_last_evaluations
     assert "each client's commonest label" not in cells(test)
     assert (cells(sent)["Reference"], cells(sent)["Ours"]) == (["40 (1.00)"] * 2, ["20 (0.50)"] * 2)
     assert not {"Alone", "Pooled"} & set(cells(sent))  # free
     write_page(grid, grid.report)
     text = grid.report.page.read_text(encoding="utf8")
+    assert "| t, alpha 0.3 (3 seeds) | u, alpha 0.3 (3 seeds) |" in text
     assert text.index("| 91.0 (+11.0) |") < text.index("![t, alpha 0.3") < text.index("[All tables](page/g.md)")
 
 
@@ -167,11 +178,69 @@ def test_seconds_that_nobody_measured_give_no_choice_by_them(tmp_path: Path) -> 
 
 
 def test_an_evaluation_that_is_too_late_for_the_bytes_is_not_there_yet(tmp_path: Path) -> None:
-    """Evaluated first at 15 MB, with 10 MB to spend: no mean of the three either."""
+    """Evaluated first at 15 MB, with 10 MB to spend: no mean of the three either. At 20 MB a third of the way to 30."""
     grid = make(tmp_path, [0])
     fill_seed(grid, 0)
     fill(grid.cell("ours", "t", 0.3, 0), [point(4, 0.5, 15 * MB), point(8, 0.9, 30 * MB)])
-    assert rows(equal_bytes, grid)["Ours"][:5] == ["not yet", "50.0", "90.0", "-", ""]
+    assert rows(equal_bytes, grid)["Ours"][:5] == ["not yet", "63.3", "90.0", "-", ""]
+
+
+def test_two_methods_against_each_other(tmp_path: Path) -> None:
+    """Ours is .10, .11, .12 ahead by seed at rounds 2 to 8. At 10, 20, 40 of the reference's 40 MB it is at rounds 4, 8, 8,
+    so .3, .5, .1 ahead in seed 0. With one seed of the three nothing else changes but the intervals; clients are alike.
+    """
+    named = {
+        "page": "page.md",
+        "reference": "reference",
+        "target": 0.5,
+        "pairs": [["ours", "reference"], ["alone", "ours"]],
+    }
+    grid = make(tmp_path, [0, 1, 2], report=named, tasks={"t": {}, "u": {}, "v": {}})
+    for seed in (0, 1, 2):
+        fill_seed(grid, seed, 0.01 * seed)
+    fill(grid.cell("reference", "u", 0.3, 1), [point(n, 0.1 * n, n * 5 * MB) for n in (2, 4, 6, 8)])
+    fill(grid.cell("ours", "u", 0.3, 1), [point(n, 0.1 * n + 0.1, n * 5 * MB // 2) for n in (2, 4, 6, 8)])
+    fill(grid.cell("ours", "v", 0.3, 2), [point(8, 0.9, 20 * MB)])
+    assert grid.report is not None
+    tables = pairs({place.task: place for place in load_places(grid)}, grid.report)
+    assert len(tables) == 2
+    found = cells(tables[0])
+    assert found.pop("Ours less Reference") == [
+        "t (3 seeds)",
+        "u (1 seed)",
+    ]  # and nothing of v, where they did not meet
+    assert found == {
+        "personalised, at equal rounds": ["+11.0 [+8.5, +13.5]", "+0.0 (+0.0, +0.0)"],  # by the clients' counts
+        "personalised, over the last 5 evaluations": ["+11.0 [+8.5, +13.5]", "+10.0"],
+        "personalised, within 1/4 of the reference's bytes": ["+31.0 [+28.5, +33.5]", "+30.0"],
+        "personalised, within equal bytes (mean of the shares)": ["+31.0 [+28.5, +33.5]", "+30.0"],
+        "test set, at equal rounds": ["+11.0 [+8.5, +13.5]", "+10.0"],
+        "test set, over the last 5 evaluations": ["+11.0 [+8.5, +13.5]", "+10.0"],
+    }
+    assert cells(tables[1])["personalised, at equal rounds"] == ["-56.0 [-58.5, -53.5]"]
+    assert cells(tables[1])["test set, at equal rounds"] == [""]  # a floor that shares nothing
+    write_page(grid, grid.report)
+    assert "| Ours less Reference | t, alpha 0.3 (3 seeds) |" in grid.report.page.read_text(encoding="utf8")
+
+
+def test_floors_are_held_against_the_targets_of_their_own_seeds(tmp_path: Path) -> None:
+    """Seed 0, where the reference ends at .8, has a floor of .5, and seed 1, with .4, one of .1: half of .8 and no half of .4.
+
+    The first method of the grid has run with seed 1 alone; seed 2, where the reference has not run, has no target.
+    """
+    grid = make(tmp_path, [0, 1, 2])
+    for seed, last, floor in ((0, 0.8, 0.5), (1, 0.4, 0.1)):
+        fill(grid.cell("reference", "t", 0.3, seed), [point(8, last, 40 * MB)], commonest_label=floor)
+    fill(grid.cell("alone", "t", 0.3, 1), [point(0, 0.35)], commonest_label=0.1)
+    fill(grid.cell("alone", "t", 0.3, 2), [point(0, 0.99)], commonest_label=0.9)
+    (place,) = load_places(grid)
+    assert list(place.commonest().items()) == [(0, 0.5), (1, 0.1), (2, 0.9)]
+    found = rows(to_target, grid)
+    assert found["each client's commonest label"][0] == "in 1 of 2"
+    assert found["Alone (2 of 3 seeds)"][0] == "reached by its end"
+    assert (
+        next(iter(found)) == "to a personalised figure of 30.0 ± 14.1"
+    )  # the floors' mean is as much, with seed 2 more
 
 
 def test_to_a_target(three: ComparisonGrid) -> None:
