@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from uuid import uuid4
 
 from flwr.app import Context, Error, Message, RecordDict
+from flwr.common.constant import ErrorCode
 from flwr.common.serde import config_record_to_proto, message_from_proto, message_to_proto, metric_record_to_proto
 from flwr.common.typing import Run
 from flwr.proto.message_pb2 import Message as MessageProto  # pylint: disable=no-name-in-module
@@ -20,6 +21,14 @@ from federation.messages import NodeError
 
 ClientCall = Callable[[Message, Context], Message]
 CLIENT_APP_RAISED = 2  # Flower's error code for it
+LOST = (ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE, ErrorCode.NODE_UNAVAILABLE)
+"""Flower's error codes in place of an answer that did not come, or of a message that nobody fetched in time."""
+GRACE_S = 60.0
+"""Flower hands out a message, and takes its reply, for so long after nobody waits for it any more.
+
+Both follow clocks: that of the SuperLink, and for a reply that of its node, which may be 5 s ahead (docs/DEPLOYMENT.md). A
+ServerApp outlives no longer silence of its SuperLink, so that no message expires before it is pushed.
+"""
 _RAISED = re.compile(r"<class '(?:.*\.)?(?P<name>\w+)'>:<'(?P<text>.*)'>", re.DOTALL)  # as Flower puts it into a reply
 _LONGEST_REASON = 1000  # characters
 _SHORTEST_S, _LONGEST_S, _SHARE = 0.05, 0.5, 0.01  # of pauses between two looks for replies
@@ -120,7 +129,7 @@ class RecordingGrid(Grid):
     """Another grid, with a count of the bytes that went down and came up, by what they were.
 
     Kinds: prompts, head, control, moments, and config for all that is not an array. Replies that nobody waits for any more are
-    taken from the grid when they come, counted as late, and dropped.
+    taken from the grid when they come, counted as late, and dropped; those that Flower knows not to come are not counted.
     """
 
     def __init__(self, grid: Grid) -> None:
@@ -186,7 +195,8 @@ class RecordingGrid(Grid):
                 self.up.update(count_bytes(reply.content))
             if reply.metadata.reply_to_message_id in self._overdue:
                 self._overdue.remove(reply.metadata.reply_to_message_id)
-                self.late += 1
+                if not (reply.has_error() and reply.error.code in LOST):
+                    self.late += 1
             else:
                 in_time.append(reply)
         return in_time
@@ -241,9 +251,13 @@ def one_line(reason: str) -> str:
 def exchanges(grid: Grid, messages: Iterable[Message], timeout_s: float | None) -> Generator[Exchange]:
     """Pushes messages and yields each reply as it arrives, until all are there, the time is over, or nobody asks for more.
 
-    Between two looks for replies it pauses for a hundredth of the time since the last one came.
+    Between two looks for replies it pauses for a hundredth of the time since the last one came. A node that comes for a message
+    later than GRACE_S after the time is over does not get it: it would work in vain, while the next round waits for it.
     """
     messages, last = list(messages), time.monotonic()
+    if timeout_s is not None:
+        for message in messages:
+            message.metadata.ttl = timeout_s + GRACE_S
     end = None if timeout_s is None else time.monotonic() + timeout_s
     waiting = [message_id for message_id in grid.push_messages(messages) if message_id]
     node = {message.metadata.message_id: message.metadata.dst_node_id for message in messages}

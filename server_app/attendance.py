@@ -12,10 +12,9 @@ from collections.abc import Callable, Collection
 from dataclasses import replace
 
 from flwr.app import Message
-from flwr.common.constant import ErrorCode
 
 from federation import records
-from federation.grids import Exchange, RecordingGrid
+from federation.grids import LOST, Exchange, RecordingGrid
 from federation.logs import event
 from federation.messages import ROLL_CALL, RollCallAsk, RollCallReply
 from federation.settings import Settings
@@ -27,7 +26,8 @@ from server_app.roll_call import RollCall
 from strategies.shell import PromptStrategy
 
 POLL_S = 0.5
-_LOST = (ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE, ErrorCode.NODE_UNAVAILABLE)
+ASK_AGAIN_S = 60.0
+"""After so long a node that was refused is asked again: it may have been mended and restarted between two looks, under its id."""
 
 
 class Attendance:
@@ -55,6 +55,7 @@ class Attendance:
         self._homes = dict(found.nodes)  # client -> its last node, whether that is there or not
         self._asked: dict[str, int] = {}  # message -> node, of roll calls without an answer
         self._contested: dict[int, set[int]] = {}  # node -> clients that it may not have while another node has them
+        self._refused: dict[int, float] = {}  # node -> when it was refused, or one of its clients (monotonic)
         self._connected: set[int] = set()
         self._refusals: list[str] = []
         self._news: dict[str, list[int]] = {}
@@ -150,13 +151,16 @@ class Attendance:
         self._grid.wait_no_longer(message for message, node in self._asked.items() if node in gone)
         self._asked = {message: node for message, node in self._asked.items() if node not in gone}
         self._contested = {node: clients for node, clients in self._contested.items() if node not in gone}
+        self._refused = {node: when for node, when in self._refused.items() if node not in gone}
         self.found.heard.difference_update(gone)
 
     def _unheard(self) -> list[int]:
-        """Whom to ask: who was not heard yet, or was refused a client whose other node is gone."""
-        free = [node for node, clients in self._contested.items() if any(not self._held(c, node) for c in clients)]
+        """Whom to ask: who was not heard yet, was refused a while ago, or was refused a client whose other node is gone."""
+        free = {node for node, clients in self._contested.items() if any(not self._held(c, node) for c in clients)}
+        free |= {node for node, when in self._refused.items() if time.monotonic() - when >= ASK_AGAIN_S}
         for node in free:
-            del self._contested[node]
+            self._contested.pop(node, None)
+            self._refused.pop(node, None)
         self.found.heard.difference_update(free)
         return sorted(self._connected - self.found.heard - set(self._asked.values()))
 
@@ -168,7 +172,7 @@ class Attendance:
     def _hear(self, exchange: Exchange) -> None:
         """One node's answer: its clients live there from now on, and no others do."""
         node, replies = exchange.node, list[RollCallReply]()
-        if exchange.reply.has_error() and exchange.reply.error.code in _LOST:
+        if exchange.reply.has_error() and exchange.reply.error.code in LOST:
             return  # it did not answer itself, and is asked again
         self.found.heard.add(node)
         try:
@@ -216,8 +220,11 @@ class Attendance:
         return ""
 
     def _refuse(self, why: str, **about: int) -> None:
-        """Says so once: the node is not asked again while it is there. about: the node, and the client if it is one's fault."""
+        """Says so once for each reason: the node is asked again. about: the node, and the client if it is one's fault."""
+        self._refused[about["node"]] = time.monotonic()
         who = f"client {about['client']} on node {about['node']}" if "client" in about else f"node {about['node']}"
+        if f"{who}: {why}" in self._refusals:
+            return
         self._refusals.append(f"{who}: {why}")
         event("may not take part", logging.WARNING, why=why, **about)
         warn(f"{who} may not take part: {why}")

@@ -256,7 +256,10 @@ def _check(found: RollCall, settings: Settings) -> None:
     wanted = settings.federation.clients
     missing = sorted(set(range(wanted)) - set(found.replies))
     if missing:
-        raise RunError(f"{len(missing)} of {wanted} clients did not answer the roll call: {some(missing)}")
+        raise RunError(
+            f"{len(missing)} of {wanted} clients did not answer the roll call: {some(missing)}; "
+            f"start their nodes, or set min-clients to begin, or go on, with those that are there"
+        )
     faults = {client: reply.fault for client, reply in sorted(found.replies.items()) if reply.fault}
     if faults:
         client, fault = next(iter(faults.items()))

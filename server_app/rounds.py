@@ -197,11 +197,11 @@ class Rounds:
             raise RunError(
                 f"round {server_round}: {left} clients are left for a quorum of {federation.quorum}; "
                 f"left out for refused replies (strikes): {_some(left_out)}. "
-                f"{self._how_to_go_on(server_round, '; with strikes = 0 all are asked again')}"
+                f"{self._how_to_go_on(server_round, 'strikes=0')}, and all are asked again"
             )
 
-    def _how_to_go_on(self, server_round: int, mend: str = "") -> str:
-        return f"The run is kept as after round {server_round - 1}{mend}: {how_to_go_on(self._folder.path)}"
+    def _how_to_go_on(self, server_round: int, change: str = "") -> str:
+        return f"The run is kept as after round {server_round - 1}: {how_to_go_on(self._folder.path, change)}"
 
     def _without_quorum(self, outcome: Outcome, server_round: int) -> str:
         """Why the run stops, and how it goes on."""

@@ -19,14 +19,19 @@ from federation.remarks import remarks
 from federation.run_paths import runs_folder
 from federation.settings import Settings, defaults
 from fedpeptao import __version__
-from fedpeptao.console import RUN_FOLDER
+from fedpeptao.console import RUN_FOLDER, fail
 from fedpeptao.errors import InputError, RunError
 from models.curvature import check_second_derivative
 from server_app import roll_call
 from server_app.console import say, settings_table, summary_table
 from server_app.course import Summary, begin
 from server_app.finish import finish
-from server_app.run_folder import SUMMARY, RunFolder, check_simulated, keeping
+from server_app.run_folder import SUMMARY, RunFolder, check_simulated, how_to_go_on, keeping
+
+ENDED = (
+    "the run's server was told to end: by flwr stop or a signal, because its SuperExec ended, "
+    "or because the SuperLink was away for longer than a ServerApp's token lives (a minute at most)."
+)
 
 
 def run(grid: Grid, settings: Settings) -> Summary:
@@ -58,6 +63,10 @@ def run(grid: Grid, settings: Settings) -> Summary:
             status = "completed"
         except KeyboardInterrupt:
             status = "interrupted"
+            raise
+        except SystemExit:  # Flower's signal handler ends a ServerApp so, and says no why
+            event("ended from outside", logging.ERROR, why=(why := f"{ENDED} Go on with {how_to_go_on(folder.path)}"))
+            fail(f"error: {why}")
             raise
         finally:
             seconds = time.monotonic() - started

@@ -7,7 +7,6 @@ either whole or not there.
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import math
 import os
@@ -25,6 +24,7 @@ import torch
 from platformdirs import user_data_path
 from safetensors import SafetensorError
 
+from federation import locks
 from federation.durable import write_atomically
 from federation.settings import Scalar
 from fedpeptao import __version__
@@ -166,11 +166,13 @@ def is_deployed(folder: Path) -> bool:
     return _facts(folder).get(DEPLOYED) is True
 
 
-def how_to_go_on(folder: Path) -> str:
-    """The command."""
-    if is_deployed(folder):
-        return f"flwr run . <federation> --stream --run-config {folder / RESUME}"
-    return f"fedpeptao run --resume {folder}"
+def how_to_go_on(folder: Path, change: str = "") -> str:
+    """The command; change: key=value. `flwr run` takes a file of settings, and none beside it."""
+    start = "flwr run . <federation> --stream --run-config"
+    if not is_deployed(folder):
+        return f"fedpeptao run --resume {folder}" + (f" --run-config '{change}'" if change else "")
+    path = folder / RESUME
+    return f"copy {path}, set {change} in the copy, and {start} <the copy>" if change else f"{start} {path}"
 
 
 def check_simulated(folder: Path) -> None:
@@ -261,7 +263,7 @@ def _taken(path: Path) -> str:
 def _keep_others_out(metrics: TextIO) -> None:
     """From a folder that is written to, until the file is closed or this process ends, however it ends."""
     try:
-        fcntl.flock(metrics, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        locks.take(metrics)
     except BlockingIOError as error:
         metrics.close()
         folder = str(Path(metrics.name).parent)

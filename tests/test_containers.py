@@ -81,3 +81,13 @@ def test_a_unit_starts_a_command_of_ours_as_a_user_of_its_own(unit: Path) -> Non
     assert role.keys == Path("/etc/fedpeptao")
     assert unit.stem == f"fedpeptao-{command[2]}"
     assert (told["User"], told["Restart"], told["StateDirectoryMode"]) == ("fedpeptao", "always", "0700")
+
+
+@pytest.mark.parametrize(
+    ("unit", "policy"), [("superexec", "continue"), ("supernode", "continue"), ("superlink", None)]
+)
+def test_a_worker_or_a_run_that_wants_memory_does_not_end_who_started_it(unit: str, policy: str | None) -> None:
+    """systemd's own way is to end the whole unit. A SuperLink is one process, and starts no others."""
+    lines = (ROOT / f"docs/systemd/fedpeptao-{unit}.service").read_text(encoding="utf8").splitlines()
+    told = dict(line.split("=", 1) for line in lines if "=" in line and line[0] != "#")
+    assert told.get("OOMPolicy") == policy

@@ -12,10 +12,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from federation import locks
 from federation.logs import LOG
 from fedpeptao.errors import InputError
 
 WAITING = ("pending", "starting")
+RUNNING, DIED = "running", "died"
 Event = Mapping[str, Any]
 
 
@@ -83,7 +85,7 @@ class Overview:
         nodes: in the order of registration.
         waiting: Flower's ids of runs that were submitted and have not begun.
         run: folder of the run that clients are shown of; None: there is none.
-        status: of that run; the last round with a line.
+        status: of that run, `died` if nobody works on it any more and it did not come to say so; the last round with a line.
     """
 
     nodes: tuple[Node, ...]
@@ -133,6 +135,8 @@ def as_table(name: str, shown: Overview, now: datetime | None = None) -> Iterato
     online = sum(node.status == "online" for node in shown.nodes)
     about = "no run was found" if shown.run is None else f"run {shown.run.name}: {shown.status}, round {shown.round}"
     yield f"{name}: {online} of {len(shown.nodes)} nodes online; {about}"
+    if shown.status == DIED and shown.run is not None:
+        yield f"to go on with it: {_how_to_go_on(name, shown.run)}"
     if shown.waiting:
         yield f"waiting to begin: {', '.join(shown.waiting)} (if that lasts, is the SuperExec running?)"
     rows: list[tuple[str, ...]] = [("node", "status", "since", "client", "last reply", "state", "accepted", "")]
@@ -178,8 +182,16 @@ def _progress(folder: Path) -> tuple[str, int]:
     summary = _parsed(_text(folder / "summary.json"))
     lines = [_parsed(line) for line in _text(folder / "metrics.jsonl").splitlines()]
     rounds = [int(line["round"]) for line in lines if isinstance(line, dict) and "round" in line]
-    status = summary.get("status", "running") if isinstance(summary, dict) else "running"
-    return str(status), max(rounds, default=0)
+    status = str(summary.get("status", RUNNING)) if isinstance(summary, dict) else RUNNING
+    dead = status == RUNNING and not locks.is_taken(folder / "metrics.jsonl")
+    return DIED if dead else status, max(rounds, default=0)
+
+
+def _how_to_go_on(name: str, folder: Path) -> str:
+    facts = _parsed(_text(folder / "facts.json"))
+    if isinstance(facts, dict) and facts.get("deployed") is True:
+        return f"flwr run . {name} --stream --run-config {folder / 'resume.toml'}"
+    return f"fedpeptao run --resume {folder}"
 
 
 def _text(path: Path) -> str:

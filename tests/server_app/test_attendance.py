@@ -17,6 +17,7 @@ from federation import records
 from federation.messages import ROLL_CALL, RollCallReply
 from federation.settings import parse
 from fedpeptao.errors import InputError, RunError
+from server_app import attendance
 from server_app.checkpoint import Checkpoints
 from tests import coming, small_runs
 from tests.coming import AGAIN, Coming, nodes, schedule
@@ -223,6 +224,24 @@ def test_a_node_that_was_mended_is_asked_when_it_is_back(make_flat: MakeFlat) ->
     assert grid.roll_calls()[5:] == [(4, 1004)]
     assert told(ran, "joined") == {4: [4]}
     assert "no such model" in events(ran, "may not take part")[0]["why"]
+
+
+def test_a_node_that_was_mended_between_two_looks_is_asked_again(
+    make_flat: MakeFlat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was restarted under its id, and no look missed it. Until then it is named once."""
+    monkeypatch.setattr(attendance, "ASK_AGAIN_S", 0.0)
+    asked = [0]
+
+    def mended(reply: RollCallReply) -> RollCallReply:
+        asked[0] += 1
+        return reply if asked[0] > 2 else replace(reply, fault="no disk")
+
+    ran, grid = coming.go(make_flat(**EVERYBODY), lambda r: ALL, saying({4: mended}))
+    assert grid.roll_calls()[5:] == [(1, 1004), (2, 1004)], "nobody else, and no more once it is let in"
+    assert len(events(ran, "may not take part")) == 1
+    assert told(ran, "joined") == {2: [4]}
+    assert [line["accepted"] for line in ran.lines[1:]] == [4, 5, 5, 5]
 
 
 def test_a_client_that_comes_back_with_other_data_is_refused(make_flat: MakeFlat) -> None:

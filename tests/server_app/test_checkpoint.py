@@ -25,7 +25,7 @@ from fedpeptao.errors import InputError, RunError
 from fedpeptao.loaded import open_model
 from server_app import course
 from server_app.checkpoint import FOLDER, FORM, MAY_CHANGE, Checkpoints, Identity, Progress, check_identity
-from server_app.run_folder import RunFolder, read_summary
+from server_app.run_folder import RunFolder, how_to_go_on, read_summary
 from strategies.drift import DriftState
 from strategies.fedpeptao import State
 from strategies.standing import Standing
@@ -495,6 +495,10 @@ def test_a_deployed_run_names_the_command_that_goes_on_with_it(
             RunError, match=f": flwr run . <federation> --stream --run-config {folder / 'resume.toml'}$"
         ):
             go(flat)
+    copied = f"copy {folder / 'resume.toml'}, set strikes=0 in the copy, and flwr run . <federation> --stream"
+    assert how_to_go_on(folder, "strikes=0") == f"{copied} --run-config <the copy>", (
+        "Flower takes nothing beside a file"
+    )
     assert go({**flat, "resume": str(folder)}).summary["status"] == "completed"
 
 

@@ -150,7 +150,8 @@ def test_with_too_few_left_the_run_stops_and_may_go_on(flat: Flat) -> None:
     own["quorum-wait-s"] = 60.0
     resumed = {**own, "resume": f"{flat['runs-dir']}/run"}
     with pytest.raises(
-        RunError, match=r"round 2: 3 clients are left for a quorum of 4; .*\(strikes\): 1, 3\..*--resume"
+        RunError,
+        match=r"round 2: 3 clients are left for a quorum of 4; .*\(strikes\): 1, 3\..*--resume .*'strikes=0', and all",
     ):
         run(InProcessGrid(Bad((1, 3), more_steps, lambda made: made > 1), own, 5), parse(resumed))
     folder = Path(str(flat["runs-dir"])) / "run"

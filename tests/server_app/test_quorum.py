@@ -167,7 +167,7 @@ def test_a_late_reply_is_dropped(make_flat: MakeFlat) -> None:
             assert "gone" in list(message_ids)
             reply = Message.__new__(Message)
             reply.__dict__["_metadata"] = type("M", (), {"reply_to_message_id": "gone"})()
-            reply.has_content = lambda: False  # type: ignore[method-assign]
+            reply.has_content = reply.has_error = lambda: False  # type: ignore[method-assign]
             return [reply]
 
     grid._grid = Late(app, make_flat(), 2)

@@ -295,7 +295,8 @@ def test_a_name_that_is_taken_leaves_the_first_run_alone(make_flat: MakeFlat) ->
 
 
 @pytest.mark.parametrize(
-    ("error", "status"), [(KeyboardInterrupt(), "interrupted"), (ZeroDivisionError("a bug"), "failed")]
+    ("error", "status"),
+    [(KeyboardInterrupt(), "interrupted"), (ZeroDivisionError("a bug"), "failed"), (SystemExit(0), "failed")],
 )
 def test_whatever_ends_a_run_its_folder_is_closed(
     make_flat: MakeFlat, monkeypatch: pytest.MonkeyPatch, error: BaseException, status: str
@@ -322,6 +323,10 @@ def test_whatever_ends_a_run_its_folder_is_closed(
     folder = Path(str(flat["runs-dir"])) / "cut"
     assert (folder / "accuracy_by_round.png").exists()
     assert (folder / "parameters.safetensors").exists()
+    log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    told = [line["why"] for line in log if line["event"] == "ended from outside"]
+    assert len(told) == isinstance(error, SystemExit)
+    assert all("away for longer" in why and why.endswith(f"Go on with fedpeptao run --resume {folder}") for why in told)
 
 
 @pytest.mark.usefixtures("no_plots")

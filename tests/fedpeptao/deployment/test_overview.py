@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -55,13 +57,23 @@ EVENTS = [
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Path:
+def dead(tmp_path: Path) -> Path:
+    """Its server was killed."""
     folder = tmp_path / "runs" / "run-1"
     folder.mkdir(parents=True)
     (folder / "log.jsonl").write_text("".join(json.dumps(event) + "\n" for event in EVENTS) + '{"event": "cut of')
     (folder / "metrics.jsonl").write_text('{"round": 3}\n{"round": 4}\n{"rou')
     (folder / "summary.json").write_text('{"status": "running"}')
+    (folder / "facts.json").write_text('{"deployed": true}')
     return folder
+
+
+@pytest.fixture
+def run(dead: Path) -> Iterator[Path]:
+    """A server works on it."""
+    with (dead / "metrics.jsonl").open("a") as metrics:
+        fcntl.flock(metrics, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield dead
 
 
 def shown(folder: Path) -> Overview:
@@ -108,6 +120,45 @@ def test_people_read_a_line_per_client(run: Path) -> None:
     assert lines[2] == "13 registered - - - - -"
     assert lines[3] == "14 online 36 h ago - - - - no data"
     assert lines[4] == "no node - - 2 round 4, 4 min ago new 1 refused: delta is not finite"
+
+
+@pytest.mark.parametrize(
+    ("facts", "command"),
+    [
+        ('{"deployed": true}', "flwr run . fed --stream --run-config {0}/resume.toml"),
+        ("{}", "fedpeptao run --resume {0}"),
+        ("cut", "fedpeptao run --resume {0}"),
+    ],
+)
+def test_a_run_whose_server_died_is_told_with_how_it_goes_on(dead: Path, facts: str, command: str) -> None:
+    (dead / "facts.json").write_text(facts)
+    assert shown(dead).status == "died"
+    head, mend, waiting, *_ = as_table("fed", shown(dead), NOW)
+    assert head == "fed: 2 of 4 nodes online; run run-1: died, round 4"
+    assert mend == f"to go on with it: {command.format(dead)}"
+    assert waiting.startswith("waiting to begin")
+
+
+def test_a_look_leaves_a_dead_run_free_and_a_live_one_locked(dead: Path) -> None:
+    shown(dead)
+    with (dead / "metrics.jsonl").open("a") as server, (dead / "metrics.jsonl").open("a") as second:
+        fcntl.flock(server, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shown(dead)
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_a_run_that_ended_and_one_that_cannot_be_asked_are_not_called_dead(
+    dead: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unsupported(file: object, how: int) -> None:
+        raise OSError("no locks here")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fcntl.flock", unsupported)
+        assert shown(dead).status == "running"
+    (dead / "summary.json").write_text('{"status": "failed"}')
+    assert shown(dead).status == "failed"
 
 
 def test_without_a_run_there_are_nodes_alone() -> None:
