@@ -13,7 +13,7 @@ from functools import lru_cache
 from itertools import count
 from pathlib import Path
 
-from client_app.state import ClientState, StateError
+from client_app.state import ClientState, StateBoundError, StateError
 from client_app.state_file import NotAStateError, Owner, pack, unpack
 from client_app.state_folder import Held, client_folder, round_of, state_name
 from federation.durable import make_folder, write_atomically
@@ -117,7 +117,7 @@ class DiskStore:
         states = self._kept + 1
         if states * size + aside > self._part:
             beside = f" beside {aside} bytes that were set aside" if aside else ""
-            raise StateError(
+            raise StateBoundError(
                 f"client {client}: {states} states of {size} bytes{beside} are more than its part of state-disk-mb, "
                 f"{self._part} bytes. Raise state-disk-mb, or set it to 0"
             )

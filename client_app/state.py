@@ -13,6 +13,8 @@ from typing import Protocol
 
 from torch import Tensor
 
+from federation.messages import NodeError
+
 DITTO = "ditto."
 """Before the names of a personal model beside the shared one."""
 DIFFICULTY = "difficulty"
@@ -27,6 +29,10 @@ LOG_PRIOR = "log prior"
 
 class StateError(RuntimeError):
     """A client's state cannot be kept or read for now; the client's reply says why, and the round goes on without it."""
+
+
+class StateBoundError(StateError, NodeError):
+    """It takes more than the node has for it; in numbers and the setting's name, no path and nothing of the data."""
 
 
 @dataclass(frozen=True)

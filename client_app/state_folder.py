@@ -10,15 +10,17 @@ import fcntl
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from federation.logs import LOG
 from federation.run_paths import CLIENTS
 from fedpeptao.errors import InputError
 
 _LOCK = ".lock"
+_REMOVED = f".{CLIENTS}-removed"  # what is being removed, or was, when a removal was cut short
 _CLIENT = re.compile(r"client-[0-9]+")
 _STATE = re.compile(r"round-([0-9]+)\.safetensors")
 
@@ -103,7 +105,7 @@ class KeptRun:
 
     Attributes:
         run: its name.
-        folder: of the states.
+        folder: of the states; of what is left of them, where a removal was cut short.
         clients: how many have a folder.
         size_bytes: of all files.
         last_round: the latest round that a state was made in; None without any.
@@ -120,18 +122,22 @@ class KeptRun:
     in_use: bool
 
     def remove(self) -> None:
-        """Removes the states, and the run's folder if nothing else is in it.
+        """Removes the states, and the run's folder if nothing else is in it but the node's log of that run.
 
         Raises:
             InUseError: a living process works with them.
             OSError: the system refuses.
         """
-        with _alone(self.folder):
-            away = self.folder.with_name(f".{self.folder.name}-removed")
-            shutil.rmtree(away, ignore_errors=True)  # of a removal that was cut short
-            self.folder.rename(away)  # first, so that nobody works with half of it
-            shutil.rmtree(away)
         parent = self.folder.parent
+        away = parent / _REMOVED
+        with _alone(self.folder):
+            if self.folder != away:
+                shutil.rmtree(away, ignore_errors=True)  # of a removal that was cut short
+                self.folder.rename(away)  # first, so that nobody works with half of it
+            beside = {path.name for path in parent.iterdir()}
+            if beside <= {_REMOVED, LOG}:  # a server's log stands beside the run's results
+                (parent / LOG).unlink(missing_ok=True)  # before the states: while some are left, the run is listed
+            shutil.rmtree(away)
         if not any(parent.iterdir()):
             parent.rmdir()
 
@@ -140,6 +146,7 @@ def kept_runs(place: Path) -> list[KeptRun]:
     """All runs with client states in a place, by name; [] if there is no such place.
 
     A run's folder is one whose `clients` holds what stands here and nothing else: other programs have folders of that name, too.
+    What a removal that was cut short left counts as well, whatever is gone of it.
 
     Raises:
         InputError: the place is above one that holds runs, as the folder of a node (`start supernode --state`) is.
@@ -148,15 +155,21 @@ def kept_runs(place: Path) -> list[KeptRun]:
         return []
     paths = sorted(place.iterdir())
     for above in (place, *paths):
-        if any(_holds_states(run / CLIENTS) for run in _inside(above / CLIENTS)):
+        if any(_state_folders(run) for run in _inside(above / CLIENTS)):
             problem = f"no runs lie there: client states of runs are in {above / CLIENTS}"
             raise InputError("--state-dir", str(place), problem, "Give that folder")
-    return [_kept_run(path) for path in paths if _holds_states(path / CLIENTS)]
+    return [_kept_run(path.name, folders) for path in paths if (folders := _state_folders(path))]
 
 
-def _holds_states(folder: Path) -> bool:
-    inside = _inside(folder)
-    return bool(inside) and all(path.name == _LOCK or _CLIENT.fullmatch(path.name) for path in inside)
+def _state_folders(run: Path) -> list[Path]:
+    """Those that a run has: of its states, and of what is left of states that were to be removed."""
+    folders = [run / CLIENTS] if _inside(run / CLIENTS) else []
+    folders += [run / _REMOVED] if (run / _REMOVED).is_dir() else []
+    return [folder for folder in folders if all(_is_ours(path.name) for path in _inside(folder))]
+
+
+def _is_ours(name: str) -> bool:
+    return name == _LOCK or _CLIENT.fullmatch(name) is not None
 
 
 def _inside(folder: Path) -> list[Path]:
@@ -167,18 +180,19 @@ def _inside(folder: Path) -> list[Path]:
         return []
 
 
-def _kept_run(path: Path) -> KeptRun:
-    folder, rounds, size, clients = path / CLIENTS, [], 0, 0
-    changed = folder.stat().st_mtime
-    for client in os.scandir(folder):
-        if not client.is_dir():
-            continue
-        clients += 1
-        for file in os.scandir(client):
-            facts, made = file.stat(), round_of(Path(file.name))
-            size, changed = size + facts.st_size, max(changed, facts.st_mtime)
-            rounds += [made] if made >= 0 else []
-    return KeptRun(path.name, folder, clients, size, max(rounds, default=None), changed, _in_use(folder))
+def _kept_run(run: str, folders: Sequence[Path]) -> KeptRun:
+    rounds, size, clients, changed = [], 0, set(), 0.0
+    for folder in folders:
+        changed = max(changed, folder.stat().st_mtime)
+        for client in os.scandir(folder):
+            if not client.is_dir():
+                continue
+            clients.add(client.name)
+            for file in os.scandir(client):
+                facts, made = file.stat(), round_of(Path(file.name))
+                size, changed = size + facts.st_size, max(changed, facts.st_mtime)
+                rounds += [made] if made >= 0 else []
+    return KeptRun(run, folders[0], len(clients), size, max(rounds, default=None), changed, _in_use(folders[0]))
 
 
 def _in_use(folder: Path) -> bool:

@@ -105,8 +105,10 @@ def parse(flat: Flat) -> Settings:
 
 def defaults() -> dict[str, Scalar]:
     """The run-config of pyproject.toml, the one place where defaults stand."""
-    text = (Path(__file__).resolve().parent.parent / "pyproject.toml").read_text(encoding="utf8")
-    config: dict[str, Scalar] = tomllib.loads(text)["tool"]["flwr"]["app"]["config"]
+    package = Path(__file__).resolve().parent
+    inside = package / "pyproject.toml"  # of what a wheel installed; a checkout and a FAB have it beside the package
+    path = inside if inside.exists() else package.parent / "pyproject.toml"
+    config: dict[str, Scalar] = tomllib.loads(path.read_text(encoding="utf8"))["tool"]["flwr"]["app"]["config"]
     return config
 
 

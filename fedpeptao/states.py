@@ -23,8 +23,8 @@ def add_states(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser(
         "states",
         help="list and remove what runs keep of their clients",
-        description="Lists the client states that runs left on this machine; with --remove, removes them. "
-        "States that a living process works with stay.",
+        description="Lists the client states that runs left on this machine; with --remove, removes them and a "
+        "node's log of that run. States that a living process works with stay.",
     )
     parser.add_argument(
         "--state-dir",

@@ -6,12 +6,15 @@ text's are computed alone, not in the batch it came in: whatever the order of wo
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
 import tempfile
 from array import array
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import BinaryIO, cast
+from typing import BinaryIO, ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -21,6 +24,8 @@ from models.backbone import Backbone
 Ids = Sequence[int]
 Key = tuple[bytes, bytes]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+logger = logging.getLogger("fedpeptao")
 
 
 @dataclass(frozen=True)
@@ -34,13 +39,16 @@ class Place:
 class StateCache:
     """Tensors [T, d] by text: in memory up to a bound, then in a file up to another, then not at all.
 
-    The file has no name: it is gone with the process, however that ends.
+    The file has no name: it is gone with the process, however that ends. Once the disk did not take a text, the file grows no
+    more: others need what room is left there.
 
     Args:
         dtype: of what is kept.
         memory_bytes: bound on the tensors in memory.
         disk_bytes: bound on the file.
     """
+
+    _told: ClassVar[bool] = False  # one line in the log is enough of a process
 
     def __init__(self, dtype: torch.dtype, memory_bytes: int, disk_bytes: int) -> None:
         self.dtype, self.memory_bytes, self.disk_bytes = dtype, memory_bytes, disk_bytes
@@ -70,10 +78,34 @@ class StateCache:
             self._kept[key] = kept
             self.in_memory += size
         elif self.on_disk + size <= self.disk_bytes:
-            self._file = self._file or cast(BinaryIO, tempfile.TemporaryFile(buffering=0))  # noqa: SIM115 - kept open
-            os.pwrite(self._file.fileno(), kept.flatten().view(torch.uint8).numpy().data, self.on_disk)
-            self._kept[key] = Place(self.on_disk, size)
-            self.on_disk += size
+            try:
+                self._append(kept.flatten().view(torch.uint8).numpy().data)
+            except OSError as error:
+                self._give_up(error)
+            else:
+                self._kept[key] = Place(self.on_disk, size)
+                self.on_disk += size
+
+    def _append(self, content: memoryview) -> None:
+        """All of it, behind what is kept: the system may take a part of a write, and says so by its length alone."""
+        self._file = self._file or cast(BinaryIO, tempfile.TemporaryFile(buffering=0))  # noqa: SIM115 - kept open
+        done = 0
+        while done < len(content):
+            taken = os.pwrite(self._file.fileno(), content[done:], self.on_disk + done)
+            if not taken:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            done += taken
+
+    def _give_up(self, error: OSError) -> None:
+        """What is kept stays; what was written of another text gives its room back."""
+        self.disk_bytes = self.on_disk
+        if self._file is not None:
+            with suppress(OSError):
+                os.ftruncate(self._file.fileno(), self.on_disk)
+        if not StateCache._told:
+            StateCache._told = True
+            why = error.strerror or error
+            logger.warning("no room for hidden states in %s (%s): what is not kept is computed again", _place(), why)
 
 
 class LowerLayers:
@@ -116,6 +148,14 @@ class LowerLayers:
             kept = kept.to("cpu", self.cache.dtype)  # also where there is no room: the same bits, kept or not
             self.cache.put(key, kept)
         return kept
+
+
+def _place() -> str:
+    """The folder of temporary files; the system's words where there is none."""
+    try:
+        return tempfile.gettempdir()
+    except OSError:
+        return "a temporary file"
 
 
 def _key(ids: Ids, types: Ids | None) -> Key:

@@ -13,6 +13,7 @@ from flwr.serverapp import Grid
 from flwr.superlink.grid.grpc_grid import GrpcGrid
 
 from federation import resources
+from federation.durable import tidy
 from federation.grids import RecordingGrid
 from federation.logs import LOG, about, event, kept_in
 from federation.remarks import remarks
@@ -23,9 +24,11 @@ from fedpeptao.console import RUN_FOLDER, fail
 from fedpeptao.errors import InputError, RunError
 from models.curvature import check_second_derivative
 from server_app import roll_call
+from server_app.checkpoint import FOLDER as CHECKPOINTS
 from server_app.console import say, settings_table, summary_table
 from server_app.course import Summary, begin
 from server_app.finish import finish
+from server_app.report.page import REPORT
 from server_app.run_folder import SUMMARY, RunFolder, check_simulated, how_to_go_on, keeping
 
 ENDED = (
@@ -58,6 +61,8 @@ def run(grid: Grid, settings: Settings) -> Summary:
         raise
     with kept_in(folder.path / LOG), about(run=folder.path.name):
         event("run begins", version=__version__, after=course.before.state.round if course.before else None)
+        if settings.run.resume:
+            tidy_up(folder)
         try:
             summary = course.follow()
             status = "completed"
@@ -74,6 +79,16 @@ def run(grid: Grid, settings: Settings) -> Summary:
             summary = closed(folder, {**summary, "status": status, "seconds": seconds})
     say(summary_table(summary))
     return summary
+
+
+def tidy_up(folder: RunFolder) -> None:
+    """Half-written files of a server that was killed go, where no other server can be at work.
+
+    `fedpeptao report` may write its page meanwhile: it takes no lock.
+    """
+    for place in (folder.path, folder.path / CHECKPOINTS) if folder.locked else ():
+        for name in tidy(place, spared=REPORT):
+            event("half-written file removed", file=str((place / name).relative_to(folder.path)))
 
 
 def closed(folder: RunFolder, summary: Summary) -> Summary:

@@ -45,6 +45,7 @@ class RunFolder:
 
     Attributes:
         path: the folder, absolute; others put the parameters and the adapter there.
+        locked: whether the system keeps other servers out; some file systems cannot.
 
     Raises:
         InputError: another process has it open.
@@ -53,7 +54,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._metrics = (path / METRICS).open("a", encoding="utf8")
-        _keep_others_out(self._metrics)
+        self.locked = _keep_others_out(self._metrics)
         self._events: Events | None = None
 
     @classmethod
@@ -260,10 +261,11 @@ def _taken(path: Path) -> str:
     return f"{path} is no run's folder, and not empty: it holds {min((one.name for one in path.iterdir()), default=METRICS)}"
 
 
-def _keep_others_out(metrics: TextIO) -> None:
-    """From a folder that is written to, until the file is closed or this process ends, however it ends."""
+def _keep_others_out(metrics: TextIO) -> bool:
+    """From a folder that is written to, until the file is closed or this process ends, however it ends; False: nobody can."""
     try:
         locks.take(metrics)
+        return True
     except BlockingIOError as error:
         metrics.close()
         folder = str(Path(metrics.name).parent)
@@ -271,6 +273,7 @@ def _keep_others_out(metrics: TextIO) -> None:
         raise InputError("resume", folder, problem, "Wait for its end, or stop it first") from error
     except OSError as error:
         warn(f"{metrics.name} cannot be locked ({error.strerror}): take care that no second server works in its folder")
+        return False
 
 
 def _facts(folder: Path) -> dict[str, Any]:

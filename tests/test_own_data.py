@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,11 @@ import pytest
 from datasets import Dataset
 from flwr.app import Context, Message
 
+from client_app import answering
 from client_app.app import app
+from client_app.discretion import reason
+from client_app.disk_store import DiskStore
+from client_app.state import ClientState, StateError
 from federation import resources
 from federation.settings import Scalar, parse
 from fedpeptao.cli import main
@@ -111,6 +116,35 @@ def test_a_bad_file_stops_the_run_without_telling_where_it_is_or_what_it_says(
     assert "ward" not in told
     assert "secret" not in told
     assert "private-wards" in caplog.text  # who operates the node reads it
+
+
+def test_a_bound_that_is_too_low_is_named_whosever_the_data_are(
+    files: Path, own_flat: MakeFlat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who runs the server set it, and has to hear of it; the message has sizes and no path."""
+
+    def small_part(folder: Path, run: str, fingerprint: str, part: int, kept: int) -> DiskStore:
+        return DiskStore(folder, run, fingerprint, 1000, kept)
+
+    monkeypatch.setattr(answering, "open_store", small_part)
+    with pytest.raises(
+        RunError, match=r"3 states of \d+ bytes are more than its part of state-disk-mb, 1000"
+    ) as caught:
+        own_run(own_flat(run_name="run"), tmp_path / "own", each(files))
+    assert "round-" not in str(caught.value)
+    assert "private-wards" not in str(caught.value)
+
+
+def test_a_full_disk_is_told_by_its_kind_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StateError) as caught:
+        DiskStore(tmp_path, "run", "fingerprint").keep(0, ClientState(1, 0, {}))
+    assert str(tmp_path) in str(caught.value)
+    assert reason(caught.value, own_data=True) == "StateError: the node's log says more, which stays there"
+    assert str(tmp_path) in reason(caught.value, own_data=False)
 
 
 def test_the_rest_goes_on_where_the_run_may_begin_without_it(files: Path, own_flat: MakeFlat, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -130,6 +131,101 @@ def test_what_a_removal_that_was_cut_short_left_is_in_nobodys_way(tmp_path: Path
     left.mkdir(parents=True)
     only(tmp_path).remove()
     assert list(tmp_path.iterdir()) == []
+
+
+def cut_short(folder: Path) -> Path:
+    """What a removal that was killed half-way leaves."""
+    away = folder.with_name(".clients-removed")
+    folder.rename(away)
+    return away
+
+
+def test_what_a_removal_that_was_cut_short_left_is_listed_and_removed(tmp_path: Path) -> None:
+    folder = lay(tmp_path, "run", round_3=b"12345")
+    (folder / "client-1").mkdir()
+    away = cut_short(folder)
+    left = only(tmp_path)
+    assert (left.run, left.folder, left.clients, left.size_bytes, left.last_round) == ("run", away, 2, 5, 3)
+    left.remove()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_removal_that_the_system_stops_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lay(tmp_path, "run", round_1=b"1")
+    real = shutil.rmtree
+
+    def stopped(path: Path, **options: bool) -> None:
+        if not options:
+            raise OSError(5, "Input/output error")
+        real(path, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", stopped)
+        with pytest.raises(OSError, match="Input/output error"):
+            only(tmp_path).remove()
+    assert only(tmp_path).size_bytes == 1
+    only(tmp_path).remove()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_empty_rest_is_a_rest_too(tmp_path: Path) -> None:
+    (tmp_path / "run" / ".clients-removed").mkdir(parents=True)
+    only(tmp_path).remove()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_rest_beside_states_made_since_goes_with_them(tmp_path: Path) -> None:
+    cut_short(lay(tmp_path, "run", round_1=b"12"))
+    folder = lay(tmp_path, "run", round_2=b"345")
+    both = only(tmp_path)
+    assert (both.folder, both.clients, both.size_bytes, both.last_round) == (folder, 1, 5, 2)
+    both.remove()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_removals_at_once_are_one(tmp_path: Path) -> None:
+    away = cut_short(lay(tmp_path, "run", round_1=b"1"))
+    other = Held(away)  # as the other one holds it alone
+    assert only(tmp_path).in_use
+    with pytest.raises(InUseError, match="a living process works with it"):
+        only(tmp_path).remove()
+    other.close()
+    only(tmp_path).remove()
+
+
+def test_a_rest_of_another_program_is_none_of_ours(tmp_path: Path) -> None:
+    (tmp_path / "crm" / ".clients-removed" / "acme").mkdir(parents=True)
+    assert kept_runs(tmp_path) == []
+
+
+def test_a_nodes_log_goes_with_the_states_and_a_servers_stays_with_the_results(tmp_path: Path) -> None:
+    """A traceback in it may name rows of the node's data."""
+    for run in ("of a node", "of a server"):
+        lay(tmp_path, run, round_1=b"1")
+        (tmp_path / run / "log.jsonl").write_text("{}\n", encoding="utf8")
+    (tmp_path / "of a server" / "metrics.jsonl").write_text("", encoding="utf8")
+    for run in kept_runs(tmp_path):
+        run.remove()
+    assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")) == [
+        "of a server",
+        "of a server/log.jsonl",
+        "of a server/metrics.jsonl",
+    ]
+
+
+def test_a_nodes_log_is_gone_before_the_run_is_listed_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lay(tmp_path, "run", round_1=b"1")
+    (tmp_path / "run" / "log.jsonl").write_text("{}\n", encoding="utf8")
+    seen: list[list[str]] = []
+    real = shutil.rmtree
+
+    def watched(path: Path, **options: bool) -> None:
+        seen.append(sorted(one.name for one in (tmp_path / "run").iterdir()))
+        real(path, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", watched)
+    only(tmp_path).remove()
+    assert seen == [["clients", "log.jsonl"], [".clients-removed"]]
 
 
 def test_the_lock_of_a_folder_that_was_removed_meanwhile_is_none(

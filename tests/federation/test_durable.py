@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from federation.durable import make_folder, sync_folder, write_atomically
+from federation.durable import make_folder, sync_folder, tidy, write_atomically
 
 
 def place_of(descriptor: int) -> Path:
@@ -84,6 +84,60 @@ def test_a_write_that_the_system_stops_half_way_leaves_the_old_file_alone(tmp_pa
     with files_up_to(2**20), pytest.raises(OSError, match="File too large"):
         write_atomically(tmp_path / "file", bytes(2**21))
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("file", b"old")]
+
+
+def killed_writing(path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What a process leaves that was killed before the file had its name."""
+
+    def killed(*given: object) -> None:
+        raise KeyboardInterrupt
+
+    before = set(path.parent.iterdir())
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", killed)
+        patch.setattr(Path, "unlink", lambda path, missing_ok: None)  # it does nothing more
+        with pytest.raises(KeyboardInterrupt):
+            write_atomically(path, b"new")
+    (left,) = set(path.parent.iterdir()) - before
+    return left
+
+
+def test_what_a_killed_write_left_is_tidied_away_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = "0123456789abcdef"
+    others = [
+        "file",
+        ".file",
+        f"file.{token}",
+        f".{token}",
+        f".file.{token[:-1]}",
+        f".file.{token}0",
+        f".file.{token[:-1]}g",
+    ]
+    for name in others:
+        (tmp_path / name).write_bytes(b"old")
+    (tmp_path / f".folder.{token}").mkdir()
+    (tmp_path / f".link.{token}").symlink_to(tmp_path / "file")
+    (tmp_path / "inside").mkdir()
+    (tmp_path / "inside" / f".file.{token}").write_bytes(b"another's")
+    before = sorted(tmp_path.rglob("*"))
+    left = [killed_writing(tmp_path / name, monkeypatch).name for name in ("file", "a.b.c")]
+    spared = killed_writing(tmp_path / "page.html", monkeypatch)
+    assert tidy(tmp_path, spared="page.html") == sorted(left)
+    assert sorted(tmp_path.rglob("*")) == sorted([*before, spared])
+    assert tidy(tmp_path / "nowhere") == []
+
+
+def test_what_cannot_be_tidied_away_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left = killed_writing(tmp_path / "file", monkeypatch)
+
+    def refuse(path: Path) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    assert tidy(tmp_path) == []
+    assert left.exists()
 
 
 def test_a_file_system_that_cannot_sync_a_folder_is_no_error_and_a_broken_disk_is(

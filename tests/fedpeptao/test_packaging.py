@@ -1,13 +1,19 @@
 """What the Makefile and the installation promise."""
 
 import importlib.util
+import json
+import os
 import re
+import shutil
 import subprocess
 import sys
+import tomllib
 import types
 from pathlib import Path
 
 import pytest
+
+from federation.settings import defaults
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -24,6 +30,46 @@ def install(tmp_path: Path) -> types.ModuleType:
         (tmp_path / name).write_text((ROOT / name).read_text(encoding="utf8"), encoding="utf8")
     module.ROOT = tmp_path
     return module
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> Path:
+    """What the wheel puts into an environment, by what pyproject.toml says of it; no checkout around it."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf8"))
+    wheel, folder = project["tool"]["hatch"]["build"]["targets"]["wheel"], tmp_path / "site-packages"
+    for package in wheel["packages"]:
+        shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+    for source, target in wheel.get("force-include", {}).items():
+        shutil.copy(ROOT / source, folder / target)
+    return folder
+
+
+def called(folder: Path, *arguments: str) -> str:
+    """What Python answers where these packages are installed, in a folder that is no checkout."""
+    away = folder.parent / "away"
+    away.mkdir(exist_ok=True)
+    env = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1", "XDG_DATA_HOME": str(away)}
+    done = subprocess.run([sys.executable, *arguments], cwd=away, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_an_installed_wheel_has_the_defaults(installed: Path) -> None:
+    code = "import json; from federation import settings; print(json.dumps([settings.__file__, settings.defaults()]))"
+    file, told = json.loads(called(installed, "-c", code))
+    assert Path(file).is_relative_to(installed)
+    assert told == defaults()
+    assert "No client states in" in called(installed, "-m", "fedpeptao", "states")
+
+
+def test_a_flower_app_has_its_own_defaults_wherever_a_wheel_is_installed(installed: Path, tmp_path: Path) -> None:
+    """A node unpacks the application beside what is installed there: with its own pyproject.toml, and none in the package."""
+    app = tmp_path / "app"
+    shutil.copytree(installed / "federation", app / "federation", ignore=shutil.ignore_patterns("pyproject.toml"))
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf8")
+    (app / "pyproject.toml").write_text(text.replace("\nrounds = 20", "\nrounds = 21"), encoding="utf8")
+    code = f"import sys; sys.path.insert(0, {str(app)!r}); from federation import settings; print(settings.defaults()['rounds'])"
+    assert called(installed, "-c", code) == "21\n"
 
 
 def test_help_lists_every_target() -> None:

@@ -95,6 +95,14 @@ def test_of_the_named_only_the_old_where_both_are_said(place: Path) -> None:
     assert runs(place) == ["older", "young"]
 
 
+def test_half_a_removal_is_listed_and_ended(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (place / "old" / "clients").rename(place / "old" / ".clients-removed")
+    assert main(["states", "--state-dir", str(place), "--older-than", "20"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split()[:2] == ["old", "1"]
+    assert main(["states", "--state-dir", str(place), "--remove", "old"]) == 0
+    assert not (place / "old").exists()
+
+
 def test_one_in_use_stays_and_the_others_go(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     held = Held(place / "old" / "clients")
     assert main(["states", "--state-dir", str(place), "--remove", "old", "older", "--json"]) == 1

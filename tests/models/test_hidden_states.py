@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import tempfile
+
 import pytest
 import torch
 from torch import Tensor
@@ -11,6 +15,7 @@ from models.backbone import Backbone
 from models.hidden_states import LowerLayers, StateCache
 from models.loading import load_backbone
 from models.tuned_model import TunedModel
+from tests.federation.test_durable import files_up_to
 
 FAMILIES = ["random:bert", "random:roberta", "random:gpt2", "random:llama"]
 TEXTS = [[5, 6, 7, 8, 9, 10], [11, 12, 13], [20, 21] * 12]
@@ -102,6 +107,55 @@ def test_what_does_not_fit_is_computed_again_to_the_same_bits(memory: int, disk:
     assert len(lower.cache) == kept
     assert lower.cache.in_memory <= memory
     assert lower.cache.on_disk <= disk
+
+
+def test_a_disk_that_takes_no_more_refuses_nothing_and_changes_no_bit(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """For real: the file may not grow beyond 1000 bytes, in the middle of the second text of 768, 384 and 3072."""
+    monkeypatch.setattr(StateCache, "_told", False)
+    backbone = load_backbone("random:bert")
+    wanted = LowerLayers(backbone, 1, TOKENS, cache()).states(TEXTS, None)
+    with files_up_to(1000), caplog.at_level(logging.WARNING, "fedpeptao"):
+        for _ in range(2):  # a remark of one cache is enough
+            lower = LowerLayers(backbone, 1, TOKENS, cache(memory=0))
+            assert torch.equal(lower.states(TEXTS, None), wanted)
+            assert torch.equal(lower.states(TEXTS, None), wanted)
+            assert (len(lower.cache), lower.cache.on_disk) == (1, 768)
+            assert lower.cache._file is not None
+            assert os.fstat(lower.cache._file.fileno()).st_size == 768  # nothing of the write that failed
+    (told,) = caplog.messages
+    assert "no room for hidden states" in told
+    assert "File too large" in told
+    assert torch.equal(lower.states(TEXTS, None), wanted)  # there is room again: what is kept was kept whole
+    assert len(lower.cache) == 1  # and the file grows no more
+
+
+def test_a_write_in_parts_is_kept_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    lower, write = LowerLayers(load_backbone("random:bert"), 1, TOKENS, cache(memory=0)), os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda file, content, offset: write(file, content[:100], offset))
+    first, again = lower.states(TEXTS, None), lower.states(TEXTS, None)
+    assert len(lower.cache) == 3
+    assert torch.equal(first, again)
+
+
+def test_a_write_that_takes_nothing_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "pwrite", lambda file, content, offset: 0)
+    lower = LowerLayers(load_backbone("random:bert"), 1, TOKENS, cache(memory=0))
+    assert torch.equal(lower.states(TEXTS, None), lower.states(TEXTS, None))
+    assert len(lower.cache) == 0
+
+
+def test_without_a_place_for_temporary_files_all_is_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nowhere() -> str:
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    monkeypatch.setattr(StateCache, "_told", False)
+    monkeypatch.setattr(tempfile, "_get_default_tempdir", nowhere)
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    lower = LowerLayers(load_backbone("random:bert"), 1, TOKENS, cache(memory=0))
+    assert torch.equal(lower.states(TEXTS, None), lower.states(TEXTS, None))
+    assert len(lower.cache) == 0
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

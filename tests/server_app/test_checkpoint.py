@@ -362,6 +362,49 @@ def test_a_run_goes_on_with_another_number_of_checkpoints(
     assert [line["round"] for line in third.lines] == [0, 1, 2, 3, 4, 5]
 
 
+HALF_WRITTEN = ("checkpoints/.round-000001.safetensors", ".summary.json", ".facts.json")
+TOKEN = "0123456789abcdef"
+
+
+def half_written(run: Path, *names: str) -> list[Path]:
+    """What a server leaves that is killed as it writes."""
+    paths = [run / f"{name}.{TOKEN}" for name in names]
+    for path in paths:
+        path.write_bytes(b"half")
+    return paths
+
+
+def test_what_a_killed_server_had_half_written_goes_when_its_run_goes_on(make_flat: MakeFlat, no_plots: None) -> None:
+    """Of this run alone, and nothing that the server's lock does not cover."""
+    ran = go(make_flat())
+    left = half_written(ran.folder, *HALF_WRITTEN)
+    (ran.folder.parent / "another").mkdir()
+    others = [*half_written(ran.folder, ".report.html"), *half_written(ran.folder.parent / "another", ".facts.json")]
+    with pytest.raises(InputError, match="the run began with"):
+        go(resumed(ran, rounds=3, seed=9))
+    assert all(path.exists() for path in left)  # one that is refused leaves the folder as it was
+    assert go(resumed(ran, rounds=3)).summary["status"] == "completed"
+    assert not [path for path in left if path.exists()]
+    assert all(path.exists() for path in others)
+    told = [json.loads(line) for line in (ran.folder / "log.jsonl").read_text(encoding="utf8").splitlines()]
+    gone = {line["file"] for line in told if line["event"] == "half-written file removed"}
+    assert gone == {f"{name}.{TOKEN}" for name in HALF_WRITTEN}
+
+
+def test_nothing_is_tidied_where_no_lock_keeps_others_out(
+    make_flat: MakeFlat, no_plots: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran = go(make_flat())
+    left = half_written(ran.folder, *HALF_WRITTEN)
+
+    def unsupported(file: object, how: int) -> None:
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", unsupported)
+    assert go(resumed(ran, rounds=3)).summary["status"] == "completed"
+    assert all(path.exists() for path in left)
+
+
 def test_a_second_server_is_kept_out(make_flat: MakeFlat, no_plots: None) -> None:
     """Also one in another process; and the first one's death lets it in."""
     ran = go(make_flat())
