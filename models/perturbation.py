@@ -68,7 +68,7 @@ def layer_changes(model: TunedModel, inputs: dict[str, Tensor], wanted: Tensor, 
     if rows > 1:
         mask = mask & _own_tokens(inputs, rows, mask)
     g, e = (torch.where(mask, part, 0.0) for part in (g.float(), before.embeddings.detach().float()))
-    g, e, mask = g.unflatten(0, (-1, rows)).sum(dim=1), e[::rows], mask[::rows]
+    g, e, mask = g.reshape(-1, rows, *g.shape[1:]).sum(dim=1), e[::rows], mask[::rows]
     delta = rho * _norms(e)[:, None, None] * g / _norms(g).clamp_min(_TINY)[:, None, None]
     delta = delta.repeat_interleave(rows, dim=0).to(before.embeddings.dtype)
     with torch.no_grad(), _watched(model, delta) as after:
