@@ -18,7 +18,7 @@ from strategies.selection import SCORE_BATCH, batch_score
 
 
 def layer_scores(settings: Settings, client: int, train: Encoded) -> list[float]:
-    """One per layer; empty if the client has too few examples for the kind of score."""
+    """One per layer; empty if the client's examples say nothing for the kind of score."""
     if settings.selection.score == "perturbation":
         return _by_perturbation(settings, client, train)
     return _by_similarity(settings, client, train)
@@ -36,7 +36,10 @@ def _by_similarity(settings: Settings, client: int, train: Encoded) -> list[floa
 
 
 def _by_perturbation(settings: Settings, client: int, train: Encoded) -> list[float]:
-    """Mean relative change of each layer's output over at most `perturbation-examples` examples."""
+    """Mean relative change of each layer's output over at most `perturbation-examples` examples.
+
+    Empty where no loss has a gradient, as with one class in the head: that no layer moves says nothing of layers.
+    """
     layers, labels = tuple(range(resources.backbone(settings).num_layers)), resources.all_labels(settings)
     model, wanted = resources.tuned(settings, layers, labels), targets(train, labels)
     rng = generator(settings.federation.seed, "score", client)
@@ -49,5 +52,6 @@ def _by_perturbation(settings: Settings, client: int, train: Encoded) -> list[fl
             changes.append(layer_changes(model, inputs, wanted[rows], settings.selection.perturbation))
     finally:
         model.unbind()
-    mean: list[float] = torch.cat(changes).mean(dim=0).tolist()
+    found = torch.cat(changes)
+    mean: list[float] = found.mean(dim=0).tolist() if found.any() else []
     return mean

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from federation.settings import Settings, defaults
 from models.technique_names import BOTTLENECKS, DRAWN, PROMPTS
@@ -107,3 +108,16 @@ def remarks(settings: Settings) -> list[str]:
     if not settings.federation.rounds and not settings.local.final_local_epochs:
         lines.append("rounds = 0 and final-local-epochs = 0: nothing is trained, the model is evaluated as it begins")
     return lines
+
+
+def remarks_on_resuming(settings: Settings, rounds: int, done: int) -> list[str]:
+    """The same of a run that goes on after round `done`, and was to have so many rounds until now."""
+    now, now_rounds = settings.pacing, settings.federation.rounds
+    was = replace(now, rounds=rounds)
+    if all(now.share(one) == was.share(one) for one in range(1, done + 2)):
+        return []
+    return [
+        f"rounds = {now_rounds} was {rounds}, and the curriculum's pace is of the rounds: round {done + 1} sees "
+        f"{now.share(done + 1):.0%} of each client's batches, after {was.share(done):.0%} in round {done}. "
+        f"The run does not end as one that had rounds = {now_rounds} from the start"
+    ]

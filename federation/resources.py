@@ -74,7 +74,10 @@ def classes(settings: Settings, seen: Iterable[str]) -> list[str]:
 
 
 def all_labels(settings: Settings) -> list[str]:
-    """The classes before anybody is asked: those that are named, the task's, else those of the whole training set."""
+    """The classes before anybody is asked: those that are named, the task's, else those of the whole training set.
+
+    Of nodes' own data that is a node's own alone: who needs them all there has them named (federation/setting_rules.py).
+    """
     return settings.data.named_labels or classes(settings, set(splits(settings).train["label"]))
 
 

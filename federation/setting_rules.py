@@ -58,6 +58,7 @@ def check_together(s: Settings) -> None:
     _check_lora(s)
     _check_curriculum(s)
     _check_partition(s)
+    _check_score(s)
     _check_variant(s)
     _check_estimator(s)
 
@@ -131,6 +132,16 @@ def _check_partition(s: Settings) -> None:
     if column and not by_column:
         problem = f"partition = {_toml(s.federation.partition)} makes clients without it"
         raise InputError("partition-column", column, problem, 'Set partition to "column", or leave this empty')
+
+
+def _check_score(s: Settings) -> None:
+    """A score by the loss is of the same classes on all nodes; each node knows its own alone, where nothing names them."""
+    by_loss = s.selection.layers == "auto" and s.selection.score == "perturbation"
+    if by_loss and s.federation.own_data and not s.data.named_labels and not s.data.task:
+        problem = (
+            'score = "perturbation" takes all classes beforehand, and with partition = "own" a node knows its own alone'
+        )
+        raise InputError("labels", s.data.labels, problem, 'Name them, or a task; or set score to "similarity"')
 
 
 def _check_variant(s: Settings) -> None:

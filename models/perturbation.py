@@ -2,6 +2,9 @@
 
 g = gradient of the text's loss at its word embeddings e, 0 at padding
 delta = rho ||e||_F g / ||g||_F                   importance of l = ||h^l(e + delta) - h^l(e)||_F / ||h^l(e)||_F
+
+Where a loss over label words of several tokens reads a text in a row for each of them, e and h^l are of the text alone, which is
+the same in all of them: one gradient, the sum over the rows, and one step.
 """
 
 from __future__ import annotations
@@ -61,15 +64,27 @@ def layer_changes(model: TunedModel, inputs: dict[str, Tensor], wanted: Tensor, 
     with torch.enable_grad(), _watched(model, None) as before:
         loss = model.loss(inputs, wanted, "sum")
         (g,) = torch.autograd.grad(loss, before.embeddings)
-    g, e = (torch.where(before.mask, part, 0.0) for part in (g.float(), before.embeddings.detach().float()))
+    rows, mask = len(before.mask) // len(wanted), before.mask  # of each text, one behind the other
+    if rows > 1:
+        mask = mask & _own_tokens(inputs, rows, mask)
+    g, e = (torch.where(mask, part, 0.0) for part in (g.float(), before.embeddings.detach().float()))
+    g, e, mask = g.reshape(-1, rows, *g.shape[1:]).sum(dim=1), e[::rows], mask[::rows]
     delta = rho * _norms(e)[:, None, None] * g / _norms(g).clamp_min(_TINY)[:, None, None]
-    with torch.no_grad(), _watched(model, delta.to(before.embeddings.dtype)) as after:
+    delta = delta.repeat_interleave(rows, dim=0).to(before.embeddings.dtype)
+    with torch.no_grad(), _watched(model, delta) as after:
         model.loss(inputs, wanted, "sum")
+    pairs = [(old[::rows], new[::rows]) for old, new in zip(before.outputs, after.outputs, strict=True)]
     changes = [
-        _norms(torch.where(before.mask, (new - old).float(), 0.0)) / _norms(torch.where(before.mask, old.float(), 0.0))
-        for old, new in zip(before.outputs, after.outputs, strict=True)
+        _norms(torch.where(mask, (new - old).float(), 0.0)) / _norms(torch.where(mask, old.float(), 0.0))
+        for old, new in pairs
     ]
     return torch.stack(changes, dim=1).cpu()
+
+
+def _own_tokens(inputs: dict[str, Tensor], rows: int, mask: Tensor) -> Tensor:
+    """The text's in each row, as `mask` [B rows, T, 1]: up to the place that decides, behind which the word stands."""
+    last = inputs["answer_at"].to(mask.device).repeat_interleave(rows)
+    return (torch.arange(mask.shape[1], device=mask.device) <= last[:, None])[..., None]
 
 
 def _norms(values: Tensor) -> Tensor:

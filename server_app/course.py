@@ -17,6 +17,7 @@ from federation.grids import RecordingGrid
 from federation.logs import event
 from federation.messages import Evaluation
 from federation.metrics import figures
+from federation.remarks import remarks_on_resuming
 from federation.settings import Flat, Settings, defaults
 from fedpeptao.errors import InputError
 from models.export import save_parameters, to_peft
@@ -218,6 +219,8 @@ def begin(grid: RecordingGrid, settings: Settings, folder: RunFolder, deployed: 
     if deployed:
         folder.note_deployed()
     say(f"Goes on after round {before.state.round}")
+    for remark in remarks_on_resuming(settings, int(was.settings["rounds"]), before.state.round):
+        say(f"Remark: {remark}")
     resumed = {"round": before.state.round, "at": datetime.now(UTC).isoformat(timespec="seconds")}
     clients = read_summary(folder.path).get("clients") or {}
     known = {**before.known, "clients": clients, "resumed": [*before.known.get("resumed", []), resumed]}

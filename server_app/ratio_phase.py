@@ -2,8 +2,8 @@
 
     r = sum (n_i/n) r_i        over the clients of the last warm-up round that answered
 
-The estimate is a function of model, data, settings and seed, so it is kept beside the runs, and a second run that warms up the
-same way asks nobody again.
+The estimate is a function of model, data, settings, seed and where the warm-up came to, so it is kept beside the runs, and a
+second run that warms up the same way asks nobody again.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from server_app.run_folder import SPECTRUM, RunFolder, plain, write_json
 from strategies.ratio import weighted_ratio
 from strategies.shell import PromptStrategy
 
-FORMAT = 1
+FORMAT = 2
 CACHE = ".curvature"
 WITHOUT_INFLUENCE = (
     *("rounds", "score-order", "score-batches", "unselected-prompts", "device-second-moment", "proximal"),
@@ -40,7 +40,8 @@ WITHOUT_INFLUENCE = (
     *("final-local-epochs", "checkpoints", "resume", "min-clients", "quorum", "quorum-wait-s", "state-disk-mb"),
     *("norm-limit", "strikes", "message-limit-mb"),
 )
-"""Settings that change neither the warm-up's prompts nor the estimate; every other one is part of the cache's key."""
+"""Settings that change neither the warm-up's prompts nor the estimate, or by the point that it came to alone, as `rounds` under
+a curriculum; every other one is part of the cache's key, and so is that point."""
 
 Figures = dict[str, Any]
 
@@ -55,9 +56,8 @@ def estimate(grid: RecordingGrid, settings: Settings, strategy: PromptStrategy, 
         RunError: no client could answer.
     """
     history = folder.history()
-    cache = (
-        folder.path.parent / CACHE / f"{cache_key(settings.flat(), _facts(settings, folder.path.name), history)}.json"
-    )
+    facts = {**_facts(settings, folder.path.name), "point": _point(strategy)}
+    cache = folder.path.parent / CACHE / f"{cache_key(settings.flat(), facts, history)}.json"
     figures = _cached(cache)
     if figures is None:
         figures = _ask(grid, settings, strategy)
@@ -122,14 +122,13 @@ def cache_key(flat: Mapping[str, Scalar], facts: Mapping[str, str], history: Seq
 
     Args:
         flat: the run's settings.
-        facts: of model, data and versions.
+        facts: of model, data, versions and the point.
         history: the warm-up's lines of metrics.jsonl; who was asked, and whose replies were lost, has a part in its prompts.
     """
-    paced = () if flat["curriculum"] == "none" else ("rounds",)  # which say how fast a warm-up sees more examples
     about = {
         "format": FORMAT,
         "facts": facts,
-        "settings": {key: value for key, value in flat.items() if key not in WITHOUT_INFLUENCE or key in paced},
+        "settings": {key: value for key, value in flat.items() if key not in WITHOUT_INFLUENCE},
         "rounds": [_asked_and_lost(line) for line in history],
     }
     return _digest(about)[:32]
@@ -147,6 +146,16 @@ def _facts(settings: Settings, run: str) -> dict[str, str]:
         "model": resources.backbone(settings).fingerprint,
         "data": f"of {run}" if settings.federation.own_data else resources.splits(settings).sha256,
     }
+
+
+def _point(strategy: PromptStrategy) -> str:
+    """Of where the last round began and ended: what settings do not tell, such as a state that a client lost, shows there.
+
+    So does the pace of a curriculum, whose rounds may be others since the warm-up began.
+    """
+    names = json.dumps(strategy.layout.names).encode()
+    values = torch.stack([strategy.sent, strategy.state.x]).to(torch.float64).cpu().numpy()
+    return hashlib.sha256(names + values.tobytes()).hexdigest()
 
 
 def _digest(value: object) -> str:

@@ -138,18 +138,18 @@ def _check_test(settings: Settings, labels: Sequence[str]) -> None:
 
 
 def layer_scores(settings: Settings, found: RollCall) -> list[float] | None:
-    """zeta per layer; None where layers are named by hand.
+    """zeta per layer, added up by client, so that no bit depends on who answered first; None where layers are named by hand.
 
     Raises:
-        InputError: no client has enough different examples for a score.
+        InputError: no client's examples are enough for a score.
     """
     if settings.selection.layers != "auto":
         return None
-    scores = mean_scores((reply.examples, reply.scores) for reply in found.replies.values())
+    scores = mean_scores((reply.examples, reply.scores) for _, reply in sorted(found.replies.items()))
     if scores is None:
-        raise InputError(
-            "layers", "auto", "no client has 8 different training examples for a score", "Name the layers, or take all"
-        )
+        by_loss = settings.selection.score == "perturbation"
+        lacks = "examples whose loss has a gradient" if by_loss else "8 different training examples"
+        raise InputError("layers", "auto", f"no client has {lacks} for a score", "Name the layers, or take all")
     return scores
 
 

@@ -1,11 +1,12 @@
 """A row of parameters per client that the server keeps: displacements of the server correction, c_i of the released arithmetic.
 
-At 10^5 clients of half a million parameters they are 200 GB, so they lie in one sparse file, read and written row by row at its
-place: memory holds one row, disk only clients that were ever sampled. Positioned reads and writes, not a memory map: a page
-fault for each 4 kB makes first writes many times slower (experiments/state_store.py measures both).
+At 10^5 clients of half a million parameters they are 200 GB for each row that a client has, so they lie in one sparse file, read
+and written row by row at its place: memory holds one row, disk only clients that were ever sampled. Positioned reads and writes,
+not a memory map: a page fault for each 4 kB makes first writes many times slower (experiments/state_store.py measures both).
 
 A client has one slot more than accepted rows that stay, as in client_app/state.py: a row is written to a slot that holds none
-of those, so that a server which dies in a round, and goes on from a state before it, finds the rows of that state. A file that
+of those, so that a server which dies in a round, and goes on from a state before it, finds the rows of that state. As many stay
+as `checkpoints`: by default a client that was sampled three times has three rows, 600 GB for all of those above. A file that
 was made for more rows serves with its own slots; one that was made for fewer is written anew, beside the old one, when it is
 gone on with.
 """

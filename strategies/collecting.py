@@ -29,7 +29,8 @@ def in_order(
 ) -> Iterator[Any]:
     """Good replies in the order of `outcome.asked`, as soon as those before them are there; notes who else did what.
 
-    Held back are only replies that came before their turn. With `enough` good ones nobody is waited for any more.
+    Held back, decoded, are only replies that came before their turn: at most all of the round. With `enough` good ones nobody is
+    waited for any more.
 
     Args:
         exchanges: messages, in the order of their arrival.

@@ -55,6 +55,15 @@ def test_a_score_is_the_mean_over_all_its_batches(settings: Settings) -> None:
     assert wanted != pytest.approx(per_batch[-1], rel=1e-3)
 
 
+def test_a_client_whose_loss_has_no_gradient_gives_no_score(make_flat: MakeFlat) -> None:
+    """One class in the head: its probability is 1."""
+    told = parse(make_flat(score="perturbation", tuned="lora", lora_rank=2))
+    train = shard(told, 0)
+    assert all(host.layer_scores(told, 0, train))
+    one = replace(told, data=replace(told.data, labels=LABELS[0]))
+    assert host.layer_scores(one, 0, replace(train, labels=[LABELS[0]] * len(train))) == []
+
+
 def test_the_batch_behind_a_spectrum_is_the_same_each_time(settings: Settings) -> None:
     """Three of many examples."""
     few = replace(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from federation.remarks import remarks
+from federation.remarks import remarks, remarks_on_resuming
 from federation.settings import Scalar, defaults, parse
 
 
@@ -111,3 +111,25 @@ def test_plain_averagings_server_learning_rate_is_too_much_for_an_adaptive_optim
     (line,) = of(server_optimizer=optimizer)
     assert "server-learning-rate = 1" in line
     assert "0.001 to 0.1" in line
+
+
+def test_a_curriculum_that_other_rounds_set_back_is_remarked_on() -> None:
+    """linear from 0.6: after 10 rounds of 10 all batches; round 11 of 25 is at half of the way."""
+    settings = parse({**defaults(), "curriculum": "linear", "rounds": 25})
+    (line,) = remarks_on_resuming(settings, 10, 10)
+    assert line.startswith("rounds = 25 was 10, and the curriculum's pace is of the rounds: round 11 sees 80% of")
+    assert "after 100% in round 10" in line
+    assert remarks_on_resuming(settings, 50, 1) != []
+
+
+@pytest.mark.parametrize(
+    ("changes", "rounds", "done"),
+    [
+        ({"curriculum": "linear", "rounds": 25}, 25, 10),
+        ({"curriculum": "linear", "rounds": 25}, 10, 0),
+        ({"curriculum": "linear", "curriculum-start": 1.0, "rounds": 25}, 10, 10),
+        ({"rounds": 25}, 10, 10),
+    ],
+)
+def test_one_that_goes_on_at_its_pace_is_not(changes: dict[str, Scalar], rounds: int, done: int) -> None:
+    assert remarks_on_resuming(parse({**defaults(), **changes}), rounds, done) == []

@@ -71,6 +71,11 @@ TOGETHER: list[tuple[dict[str, Scalar], str, str]] = [
         r"curriculum-start to 1, or raise",
     ),
     ({"step-normalised": True, "curriculum": "linear"}, "step-normalised", r"steps from round to round"),
+    (
+        {"labels": "", "partition": "own", "score": "perturbation"},
+        "labels",
+        r"takes all classes beforehand.*Name them, or a task; or set score",
+    ),
     ({**RELEASED, "proximal": 0.1}, "variant", r"proximal = 0.1 excludes.*Set proximal = 0"),
     ({**RELEASED, "device-second-moment": "shared"}, "variant", r'Set device-second-moment = "local"'),
 ]
@@ -101,6 +106,11 @@ def test_contradictions_are_refused(changes: dict[str, Scalar], key: str, messag
         {"tuned": "lora", "lora-travels": "A", "restart-moments": False},
         {"tuned": "lora", "ratio": "eigengap", "update-share": 0.5},
         {"tuned": "lora", "lora-travels": "A", "update-share": "plateau", "layers": "3,4"},
+        {"partition": "own", "score": "perturbation", "labels": "a,b"},
+        {"partition": "own", "score": "perturbation", "task": "sst2"},
+        {"partition": "own", "score": "perturbation", "layers": "3,4"},
+        {"partition": "own"},
+        {"score": "perturbation"},
         RELEASED,
         {**RELEASED, "variant": "released-aliased", "ratio": "plateau"},
     ],

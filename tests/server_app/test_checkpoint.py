@@ -266,6 +266,18 @@ def test_more_rounds_later_are_as_if_asked_for_at_once(make_flat: MakeFlat, no_p
     assert json.loads((more.folder / "settings.json").read_text())["rounds"] == 4
 
 
+def test_more_rounds_that_set_a_curriculum_back_are_remarked_on_once(
+    make_flat: MakeFlat, no_plots: None, shown: list[str]
+) -> None:
+    first = go(make_flat(rounds=3, curriculum="linear", curriculum_full=0.6))
+    again = go(resumed(first, rounds=6))
+    (remark,) = [line for line in shown if line.startswith("Remark: rounds = 6 was 3, and the curriculum's pace")]
+    assert "round 4 sees 93% of each client's batches, after 100% in round 3" in remark
+    del shown[:]
+    go(resumed(again, rounds=6))
+    assert not [line for line in shown if "curriculum's pace" in line]
+
+
 def test_fewer_rounds_end_the_run_where_it_is(make_flat: MakeFlat, no_plots: None) -> None:
     ran = go(make_flat(rounds=3))
     for path in sorted((ran.folder / FOLDER).iterdir())[-1:]:

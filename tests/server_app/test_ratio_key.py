@@ -33,7 +33,9 @@ def test_what_moves_the_warm_up_or_the_estimate_is_in_the_key(setting: str) -> N
     assert cache_key({**flat, setting: "another"}, {}, []) != cache_key(flat, {}, [])
 
 
-def test_the_number_of_rounds_matters_where_a_curriculum_counts_with_it() -> None:
-    plain, paced = defaults(), {**defaults(), "curriculum": "linear"}
-    assert cache_key({**plain, "rounds": 7}, {}, []) == cache_key(plain, {}, [])
-    assert cache_key({**paced, "rounds": 7}, {}, []) != cache_key(paced, {}, [])
+@pytest.mark.parametrize("curriculum", ["none", "linear"])
+def test_rounds_matter_by_the_point_that_the_warm_up_came_to_alone(curriculum: str) -> None:
+    """They may have been others when it began."""
+    flat = {**defaults(), "curriculum": curriculum}
+    assert cache_key({**flat, "rounds": 7}, {}, []) == cache_key(flat, {}, [])
+    assert cache_key(flat, {"point": "a"}, []) != cache_key(flat, {"point": "b"}, [])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flwr.app import Message
+from flwr.app import Context, Message
 from flwr.serverapp import Grid
 
 from client_app import host
@@ -20,6 +21,7 @@ from federation.settings import Scalar, Settings, parse
 from fedpeptao.errors import InputError, RunError
 from server_app import ratio_phase
 from server_app.ratio_phase import WITHOUT_INFLUENCE, cache_key
+from strategies.shell import PromptStrategy
 from tests.small_runs import Flat, Ran, Watched, go
 
 pytestmark = pytest.mark.usefixtures("no_plots")
@@ -254,12 +256,66 @@ def test_a_lost_reply_of_the_warm_up_is_another_key(flat: Flat, monkeypatch: pyt
     assert questions(flat, **{"run-name": "lossy"})[1] > 0
 
 
+def test_the_key_is_of_settings_facts_point_and_history(flat: Flat, monkeypatch: pytest.MonkeyPatch) -> None:
+    points, real = [], ratio_phase._point
+
+    def point(strategy: PromptStrategy) -> str:
+        points.append(real(strategy))
+        return points[-1]
+
+    monkeypatch.setattr(ratio_phase, "_point", point)
+    one, _ = questions(flat)
+    (path,) = (one.folder.parent / ".curvature").iterdir()
+    facts = {**ratio_phase._facts(one.settings, ""), "point": points[0]}
+    assert path.stem == cache_key(one.settings.flat(), facts, one.lines[:3])
+
+
+@pytest.mark.parametrize("lost_in", [1, 2])
+def test_a_state_that_a_client_lost_in_the_warm_up_is_another_key(flat: Flat, lost_in: int) -> None:
+    """Its reply comes all the same, and counts: the lines of the rounds are alike."""
+    flat = {**flat, "clients-per-round": 5, "restart-moments": False, "warmup-rounds": 3, "rounds": 4}
+
+    def lossy(message: Message, context: Context) -> None:
+        if message.metadata.message_type == "train" and message.content["round"]["round"] == lost_in + 1:
+            shutil.rmtree(Path(str(flat["runs-dir"])) / "lossy" / "clients" / "client-1", ignore_errors=True)
+
+    one, _ = questions(flat)
+    watched = Watched(lossy)
+    two = go({**flat, "run-name": "lossy"}, client_app=watched)
+    assert [line["clients"] for line in two.lines] == [line["clients"] for line in one.lines]
+    assert not any(line["failed"] or line["missing"] for line in two.lines[1:])
+    assert len(watched.of("query.curvature")) > 0
+
+
+def test_a_warm_up_that_began_at_another_pace_is_another_key(flat: Flat, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It began as one of 5 rounds, and went on with the settings of one of 9 from the start."""
+    flat = {**flat, "curriculum": "linear", "curriculum-start": 0.3, "curriculum-order": "random", "batch-size": 2}
+    flat |= {"warmup-rounds": 3, "rounds": 9}
+    real = host.train
+
+    def tired(settings: Settings, ask: Ask, client: int, *rest: Any) -> Any:
+        if ask.round == 3:
+            raise ValueError("tired")
+        return real(settings, ask, client, *rest)
+
+    monkeypatch.setattr(host, "train", tired)
+    with pytest.raises(RunError, match="tired"):
+        questions(flat, rounds=5)
+    monkeypatch.setattr(host, "train", real)
+    folder = Path(str(flat["runs-dir"])) / "first"
+    one, asked = questions(flat, **{"resume": str(folder)})
+    assert asked > 0
+    two, asked = questions(flat, **{"run-name": "from the start"})
+    assert one.lines[2]["data_share"] > two.lines[2]["data_share"]
+    assert asked > 0
+    assert questions(flat, **{"run-name": "again"})[1] == 0
+
+
 @pytest.mark.parametrize("damage", ["torn", "empty", "changed", "a list", "no figures", "not text"])
 def test_a_damaged_file_is_ignored_and_written_again(flat: Flat, damage: str, shown: list[str]) -> None:
     one, _ = questions(flat)
     (path,) = (one.folder.parent / ".curvature").iterdir()
     text = path.read_text(encoding="utf8")
-    assert path.stem == cache_key(one.settings.flat(), ratio_phase._facts(one.settings, ""), one.lines[:3])
     damaged = {
         "torn": text[: len(text) // 2],
         "empty": "",

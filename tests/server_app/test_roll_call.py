@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import permutations
 
 import pytest
 from flwr.app import Context, Message
@@ -268,6 +269,17 @@ def test_auto_takes_the_best_by_the_weighted_mean(make_flat: MakeFlat) -> None:
         assert roll_call.select_layers(settings, scores, ratio, 3) == layers
 
 
+def test_the_order_in_which_clients_answered_changes_no_bit(settings: Settings) -> None:
+    heard = found()
+    for client, zeta in {0: 0.1, 1: 1e9, 2: 0.7, 3: -1e9, 4: 0.3}.items():
+        heard.replies[client] = replace(GOOD[client], scores=[zeta, 1 / (client + 3), 0.5])
+    means = [
+        roll_call.layer_scores(settings, RollCall({client: heard.replies[client] for client in order}, heard.nodes))
+        for order in permutations(heard.replies)
+    ]
+    assert all(mean == means[0] for mean in means)
+
+
 def test_random_layers_follow_from_the_seed(make_flat: MakeFlat) -> None:
     chosen = [
         roll_call.select_layers(parse(make_flat(score_order="random", seed=seed)), [1.0] * 24, 0.5, 24)
@@ -284,6 +296,12 @@ def test_clients_without_scores_are_left_out_and_none_at_all_is_refused(settings
     assert caught.value.key == "layers"
     heard.replies[4] = GOOD[4]
     assert roll_call.layer_scores(settings, heard) == [5.0, 2.0]
+
+
+def test_where_no_loss_has_a_gradient_it_is_said(make_flat: MakeFlat) -> None:
+    settings = parse(make_flat(score="perturbation"))
+    with pytest.raises(InputError, match="no client has examples whose loss has a gradient for a score"):
+        roll_call.layer_scores(settings, found(scores=[]))
 
 
 @pytest.mark.parametrize(("setting", "chosen"), [("all", (0, 1, 2)), ("2,0", (0, 2)), ("1", (1,)), (" 2 , 2", (2,))])
