@@ -19,13 +19,14 @@ from client_app.state import DITTO, LOG_PRIOR
 from data.batches import Encoded
 from federation import resources
 from federation.evaluation import scored
+from federation.resuming import FACTS
 from federation.run_paths import CLIENTS
 from federation.settings import Scalar
 from fedpeptao.errors import InputError
 from fedpeptao.saved import EXPORTED, Saved, read_run
 from models.export import save_parameters, to_peft
 from models.tuned_model import TunedModel
-from server_app.run_folder import FACTS, METRICS, PARAMETERS, SETTINGS, SUMMARY, read_history, write_json
+from server_app.run_folder import METRICS, PARAMETERS, SETTINGS, SUMMARY, read_history, write_json
 
 ADAPTER = "adapter"
 

@@ -13,11 +13,12 @@ from typing import Any
 
 from torch import Tensor
 
+from federation.resuming import FACTS
 from federation.run_paths import runs_folder
 from federation.settings import Scalar, Settings, defaults, parse
 from fedpeptao.errors import InputError, within_reach
 from models.export import load_named
-from server_app.run_folder import FACTS, PARAMETERS, SETTINGS, SUMMARY, read_history, run_name
+from server_app.run_folder import PARAMETERS, SETTINGS, SUMMARY, read_history, run_name
 
 EXPORTED = "exported"
 """The status in the summary of a folder that holds one model and no run."""

@@ -22,12 +22,13 @@ from torch import Tensor
 from federation.durable import make_folder, write_atomically
 from federation.logs import event
 from federation.messages import Evaluation
+from federation.resuming import RESUME
 from federation.sealed import NotSealedError, facts_of, seal, tensors_of
 from federation.settings import Flat, Scalar, defaults
 from fedpeptao.errors import InputError, RunError
 from server_app.assembly import ROWS
 from server_app.console import warn
-from server_app.run_folder import METRICS, RESUME, keeping, plain, read_history
+from server_app.run_folder import METRICS, keeping, plain, read_history
 from strategies.drift import DriftState
 from strategies.fedpeptao import State
 from strategies.standing import Standing

@@ -18,6 +18,7 @@ from federation.logs import event
 from federation.messages import Evaluation
 from federation.metrics import figures
 from federation.remarks import remarks_on_resuming
+from federation.resuming import DEPLOYED
 from federation.settings import Flat, Settings, defaults
 from fedpeptao.errors import InputError
 from models.export import save_parameters, to_peft
@@ -29,7 +30,7 @@ from server_app.console import layers_table, say
 from server_app.lines import pooled_personalised, pooled_shared
 from server_app.roll_call import RollCall
 from server_app.rounds import Rounds
-from server_app.run_folder import DEPLOYED, METRICS, PARAMETERS, RunFolder, keeping, read_summary
+from server_app.run_folder import METRICS, PARAMETERS, RunFolder, keeping, read_summary
 from strategies.roster import Outcome
 from strategies.shell import PromptStrategy
 

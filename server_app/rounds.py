@@ -17,13 +17,14 @@ from federation.evaluation import Counts
 from federation.grids import RecordingGrid, exchanges
 from federation.logs import about, event
 from federation.metrics import figures
+from federation.resuming import how_to_go_on
 from federation.settings import Settings
 from fedpeptao.errors import RunError
 from server_app.attendance import Attendance
 from server_app.console import round_header, round_line, say, warn
 from server_app.lines import by_client, line_figures, pooled_personalised, pooled_shared, traffic_figures
 from server_app.progress import with_progress
-from server_app.run_folder import RunFolder, how_to_go_on
+from server_app.run_folder import RunFolder
 from strategies.roster import Outcome
 from strategies.shell import PromptStrategy
 

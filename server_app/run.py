@@ -17,6 +17,7 @@ from federation.durable import tidy
 from federation.grids import RecordingGrid
 from federation.logs import LOG, about, event, kept_in
 from federation.remarks import remarks
+from federation.resuming import how_to_go_on
 from federation.run_paths import runs_folder
 from federation.settings import Settings, defaults
 from fedpeptao import __version__
@@ -29,7 +30,7 @@ from server_app.console import say, settings_table, summary_table
 from server_app.course import Summary, begin
 from server_app.finish import finish
 from server_app.report.page import REPORT
-from server_app.run_folder import SUMMARY, RunFolder, check_simulated, how_to_go_on, keeping
+from server_app.run_folder import SUMMARY, RunFolder, check_simulated, keeping
 
 ENDED = (
     "the run's server was told to end: by flwr stop or a signal, because its SuperExec ended, "
@@ -70,7 +71,8 @@ def run(grid: Grid, settings: Settings) -> Summary:
             status = "interrupted"
             raise
         except SystemExit:  # Flower's signal handler ends a ServerApp so, and says no why
-            event("ended from outside", logging.ERROR, why=(why := f"{ENDED} Go on with {how_to_go_on(folder.path)}"))
+            why = f"{ENDED} Go on with {how_to_go_on(folder.path)}"
+            event("ended from outside", logging.ERROR, why=why)
             fail(f"error: {why}")
             raise
         finally:

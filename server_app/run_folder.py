@@ -26,6 +26,7 @@ from safetensors import SafetensorError
 
 from federation import locks
 from federation.durable import write_atomically
+from federation.resuming import DEPLOYED, FACTS, RESUME, how_to_go_on, is_deployed, read_facts
 from federation.settings import Scalar
 from fedpeptao import __version__
 from fedpeptao.errors import InputError, RunError
@@ -33,9 +34,8 @@ from fedpeptao.run_config import to_toml
 from server_app.console import warn
 from server_app.events import Events
 
-METRICS, SUMMARY, SETTINGS, FACTS = "metrics.jsonl", "summary.json", "settings.json", "facts.json"
-SPECTRUM, PARAMETERS, RESUME = "spectrum.json", "parameters.safetensors", "resume.toml"
-DEPLOYED = "deployed"
+METRICS, SUMMARY, SETTINGS = "metrics.jsonl", "summary.json", "settings.json"
+SPECTRUM, PARAMETERS = "spectrum.json", "parameters.safetensors"
 """The fact that a run's clients are on the nodes of a deployment."""
 _PACKAGES = ("flwr", "torch", "transformers", "peft", "datasets", "numpy")
 
@@ -107,7 +107,7 @@ class RunFolder:
     def note_deployed(self) -> None:
         """In the facts of a run that goes on, where they do not say so yet."""
         if not is_deployed(self.path):
-            write_json(self.path / FACTS, {**_facts(self.path), DEPLOYED: True})
+            write_json(self.path / FACTS, {**read_facts(self.path), DEPLOYED: True})
 
     def append(self, line: Mapping[str, object]) -> None:
         """One round's figures: to metrics.jsonl, on disk when this returns, and to TensorBoard.
@@ -160,20 +160,6 @@ def keeping(what: str, path: Path, run: Path) -> Iterator[None]:
 def run_name(folder: Path, summary: Mapping[str, Any]) -> str:
     """A run's name, wherever its folder lies now."""
     return Path(str((summary.get("paths") or {}).get("run_folder") or folder)).name
-
-
-def is_deployed(folder: Path) -> bool:
-    """Whether a run's clients are on the nodes of a deployment; False where its facts do not say so."""
-    return _facts(folder).get(DEPLOYED) is True
-
-
-def how_to_go_on(folder: Path, change: str = "") -> str:
-    """The command; change: key=value. `flwr run` takes a file of settings, and none beside it."""
-    start = "flwr run . <federation> --stream --run-config"
-    if not is_deployed(folder):
-        return f"fedpeptao run --resume {folder}" + (f" --run-config '{change}'" if change else "")
-    path = folder / RESUME
-    return f"copy {path}, set {change} in the copy, and {start} <the copy>" if change else f"{start} {path}"
 
 
 def check_simulated(folder: Path) -> None:
@@ -274,14 +260,6 @@ def _keep_others_out(metrics: TextIO) -> bool:
     except OSError as error:
         warn(f"{metrics.name} cannot be locked ({error.strerror}): take care that no second server works in its folder")
         return False
-
-
-def _facts(folder: Path) -> dict[str, Any]:
-    """facts.json; {} where it cannot be read."""
-    try:
-        return dict(json.loads((folder / FACTS).read_text(encoding="utf8")))
-    except (OSError, ValueError, TypeError):
-        return {}
 
 
 def _process_facts() -> dict[str, object]:

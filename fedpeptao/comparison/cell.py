@@ -19,6 +19,7 @@ from flwr.app import Context, Message
 from client_app.app import app
 from federation.grids import ClientCall, InProcessGrid
 from federation.metrics import ACCURACY, figure_key, metric_of
+from federation.resuming import FACTS
 from federation.settings import Scalar, parse
 from fedpeptao.comparison.earlier_runs import earlier_run
 from fedpeptao.comparison.grid import Cell
@@ -27,7 +28,7 @@ from fedpeptao.comparison.sources import content_sha256, located, mixing
 from fedpeptao.errors import RunError
 from fedpeptao.saved import read_json
 from server_app.run import run
-from server_app.run_folder import FACTS, read_history, read_summary
+from server_app.run_folder import read_history, read_summary
 
 ROOT = Path(__file__).resolve().parents[2]
 CODE = ("client_app", "data", "federation", "models", "strategies")

@@ -14,6 +14,7 @@ from typing import Any
 
 from federation import locks
 from federation.logs import LOG
+from federation.resuming import how_to_go_on
 from fedpeptao.errors import InputError
 
 WAITING = ("pending", "starting")
@@ -136,7 +137,7 @@ def as_table(name: str, shown: Overview, now: datetime | None = None) -> Iterato
     about = "no run was found" if shown.run is None else f"run {shown.run.name}: {shown.status}, round {shown.round}"
     yield f"{name}: {online} of {len(shown.nodes)} nodes online; {about}"
     if shown.status == DIED and shown.run is not None:
-        yield f"to go on with it: {_how_to_go_on(name, shown.run)}"
+        yield f"to go on with it: {how_to_go_on(shown.run, federation=name)}"
     if shown.waiting:
         yield f"waiting to begin: {', '.join(shown.waiting)} (if that lasts, is the SuperExec running?)"
     rows: list[tuple[str, ...]] = [("node", "status", "since", "client", "last reply", "state", "accepted", "")]
@@ -185,13 +186,6 @@ def _progress(folder: Path) -> tuple[str, int]:
     status = str(summary.get("status", RUNNING)) if isinstance(summary, dict) else RUNNING
     dead = status == RUNNING and not locks.is_taken(folder / "metrics.jsonl")
     return DIED if dead else status, max(rounds, default=0)
-
-
-def _how_to_go_on(name: str, folder: Path) -> str:
-    facts = _parsed(_text(folder / "facts.json"))
-    if isinstance(facts, dict) and facts.get("deployed") is True:
-        return f"flwr run . {name} --stream --run-config {folder / 'resume.toml'}"
-    return f"fedpeptao run --resume {folder}"
 
 
 def _text(path: Path) -> str:

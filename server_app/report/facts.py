@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from federation.metrics import metric_of
-from server_app.run_folder import FACTS, METRICS, SETTINGS, SPECTRUM, SUMMARY, read_history, run_name
+from federation.resuming import FACTS
+from server_app.run_folder import METRICS, SETTINGS, SPECTRUM, SUMMARY, read_history, run_name
 
 Figures = Mapping[str, Any]
 

@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from client_app import host
 from federation.grids import InProcessGrid
 from federation.messages import Evaluation
+from federation.resuming import how_to_go_on
 from federation.sealed import facts_of, seal, tensors_of
 from federation.settings import defaults
 from fedpeptao import cli
@@ -25,7 +26,7 @@ from fedpeptao.errors import InputError, RunError
 from fedpeptao.loaded import open_model
 from server_app import course
 from server_app.checkpoint import FOLDER, FORM, MAY_CHANGE, Checkpoints, Identity, Progress, check_identity
-from server_app.run_folder import RunFolder, how_to_go_on, read_summary
+from server_app.run_folder import RunFolder, read_summary
 from strategies.drift import DriftState
 from strategies.fedpeptao import State
 from strategies.standing import Standing
