@@ -7,7 +7,7 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 PYTHON ?= python3.11
 VENV ?= .venv
 ARGS ?=
-GRIDS ?= tuning main rivals ablation parts momentum fibecfed fibecfed-parts
+GRIDS ?= tuning main rivals ablation parts momentum averaging fibecfed fibecfed-parts
 ALGORITHM ?= fedpeptao
 # A round of FibecFed's does more: so many take as long as FedPepTAO's twenty.
 DEMO_fibecfed = --run-config rounds=14

@@ -49,7 +49,7 @@ _INERT: tuple[Inert, ...] = (
         lambda s: s.server.server_optimizer == "none" and s.server.variant == "fedpeptao",
         'server-optimizer is "none"',
     ),
-    (("server-optimizer", "server-momentum"), lambda s: s.federation.rounds == 0, "there are no rounds"),
+    (("server-optimizer", "server-momentum", "server-ema"), lambda s: s.federation.rounds == 0, "there are no rounds"),
     (
         ("server-second-momentum",),
         lambda s: s.server.server_optimizer not in ("adam", "yogi"),
@@ -104,6 +104,12 @@ def remarks(settings: Settings) -> list[str]:
         lines.append(
             f"server-learning-rate = {server.server_learning_rate:g} with server-optimizer = {server.server_optimizer!r} "
             "moves every parameter by about that much a round: 0.001 to 0.1 is usual"
+        )
+    rounds, window = settings.federation.rounds, 1 / (1 - server.server_ema)
+    if 0 < rounds < round(window, 6):
+        lines.append(
+            f"server-ema = {server.server_ema:g} averages about the last {window:.0f} updates, and there are {rounds} rounds: "
+            "the first models of the run weigh nearly as much as its last"
         )
     if not settings.federation.rounds and not settings.local.final_local_epochs:
         lines.append("rounds = 0 and final-local-epochs = 0: nothing is trained, the model is evaluated as it begins")

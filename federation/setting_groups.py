@@ -208,6 +208,7 @@ class ServerSettings:
     server_second_momentum: float = kinds.setting("a number from 0 to below 1", lambda v: 0 <= v < 1)
     server_adaptivity: float = kinds.above(0)
     server_learning_rate: float = kinds.above(0)
+    server_ema: float = kinds.setting("a number from 0 to below 1", lambda v: 0 <= v < 1)
     precision: str = kinds.choice(*kinds.PRECISIONS)
     model_precision: str = kinds.precision_or_nothing()
     control_precision: str = kinds.precision_or_nothing()

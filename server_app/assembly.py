@@ -138,9 +138,9 @@ def strategy_model(settings: Settings, strategy: PromptStrategy) -> TunedModel:
 
 
 def whole_row(settings: Settings, strategy: PromptStrategy) -> Tensor:
-    """The shared model, [R] float32: x on the layers that travel, the common initial prompts elsewhere (rule 11)."""
+    """The shared model, [R] float32: x or its average on the layers that travel, initial prompts elsewhere (rule 11)."""
     model = strategy_model(settings, strategy)
-    travelling = strategy.layout.unflatten(strategy.state.x.to(torch.float32))
+    travelling = strategy.layout.unflatten(strategy.state.model.to(torch.float32))
     return model.layout.flatten({**initial_values(settings, model), **travelling})
 
 

@@ -213,7 +213,7 @@ def _pack(identity: Identity, progress: Progress, history: Mapping[str, Any]) ->
         "clients": torch.tensor(numbers, dtype=torch.int64).reshape(-1, 3),
     }
     sent = None if progress.sent is state.x else progress.sent  # before the first round they are one
-    optional = {"control": state.drift.control, "vbar": state.vbar, "sent": sent}
+    optional = {"control": state.drift.control, "vbar": state.vbar, "sent": sent, "average": state.average}
     tensors |= {name: value for name, value in optional.items() if value is not None}
     drift = {key: value for key, value in vars(state.drift).items() if key != "control"}
     facts: dict[str, object] = {
@@ -263,6 +263,7 @@ def _unpack(facts: Mapping[str, str], tensors: Mapping[str, Tensor]) -> tuple[Id
         drift=DriftState(control=tensors.get("control"), **told["drift"]),
         vbar=tensors.get("vbar"),
         accepted=dict(tensors["accepted"].tolist()),
+        average=tensors.get("average"),
     )
     evaluation = {int(client): _evaluation(counts) for client, counts in told["evaluation"].items()}
     strikes, refused = (

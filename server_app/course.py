@@ -280,7 +280,7 @@ def _keeper(folder: Path) -> Callable[[PromptStrategy], None]:
     def keep(strategy: PromptStrategy) -> None:
         temporary = folder / f".{PARAMETERS}"
         with keeping(f"round {strategy.state.round}", folder / PARAMETERS, folder):
-            save_parameters(temporary, strategy.layout, strategy.state.x.to(torch.float32))
+            save_parameters(temporary, strategy.layout, strategy.state.model.to(torch.float32))
             copymode(folder / METRICS, temporary)  # safetensors writes files for their owner alone, whatever the umask
             temporary.replace(folder / PARAMETERS)
 

@@ -36,6 +36,7 @@ WITHOUT_INFLUENCE = (
     *("score", "perturbation", "perturbation-examples", "update-share", "fisher-momentum", "fisher-batches"),
     *("variant", "drift-correction", "control-precision", "max-lost-share", "step-normalised"),
     *("server-optimizer", "server-momentum", "server-second-momentum", "server-adaptivity", "server-learning-rate"),
+    "server-ema",
     *("round-timeout-s", "test-every", "evaluate-every", "evaluation-batch-size", "runs-dir", "run-name"),
     *("final-local-epochs", "checkpoints", "resume", "min-clients", "quorum", "quorum-wait-s", "state-disk-mb"),
     *("norm-limit", "strikes", "message-limit-mb"),

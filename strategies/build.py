@@ -7,6 +7,7 @@ from collections.abc import Callable
 from federation.channels import Channel
 from federation.settings import Settings
 from strategies import server_optimizers
+from strategies.averaging import Averaged
 from strategies.client_rows import ClientRows
 from strategies.drift import DeviceCorrection, Drift, NoCorrection, ServerCorrection
 from strategies.fedpeptao import Algorithm, FedPepTAO
@@ -22,6 +23,16 @@ def build(settings: Settings, cohort: Cohort, control: Channel, rows: Callable[[
         control: c goes down through it.
         rows: makes the store of per-client rows; called only if there is something to keep in it.
     """
+    algorithm, decay = _trainer(settings, cohort, control, rows), settings.server.server_ema
+    return Averaged(algorithm, decay) if decay else algorithm
+
+
+def build_warm_up() -> FedPepTAO:
+    """Plain averaging, of the rounds before the layers are selected (section 2.2 of docs/ALGORITHMS.md)."""
+    return FedPepTAO(NoCorrection(), Momentum(0.0), eta_s=1.0)
+
+
+def _trainer(settings: Settings, cohort: Cohort, control: Channel, rows: Callable[[], ClientRows]) -> Algorithm:
     server = settings.server
     if server.variant != "fedpeptao":
         sampled, aliased = settings.federation.clients_per_round, server.variant == "released-aliased"
@@ -30,11 +41,6 @@ def build(settings: Settings, cohort: Cohort, control: Channel, rows: Callable[[
     mean_steps = cohort.mean_steps if server.step_normalised else None
     drift = _drift(settings, cohort, control, rows)
     return FedPepTAO(drift, _optimizer(settings), server.server_learning_rate, mean_steps)
-
-
-def build_warm_up() -> FedPepTAO:
-    """Plain averaging, of the rounds before the layers are selected (section 2.2 of docs/ALGORITHMS.md)."""
-    return FedPepTAO(NoCorrection(), Momentum(0.0), eta_s=1.0)
 
 
 def _drift(settings: Settings, cohort: Cohort, control: Channel, rows: Callable[[], ClientRows]) -> Drift:

@@ -63,6 +63,7 @@ class State:
         drift: what the drift correction keeps.
         vbar: shared second moments, [blocks] float64; None before the first update, or if they are not shared.
         accepted: client -> the last round in which its reply was accepted.
+        average: of x over the updates so far (strategies/averaging.py), [R] float64; None where none is kept.
     """
 
     round: int
@@ -73,6 +74,12 @@ class State:
     drift: DriftState
     vbar: Tensor | None = None
     accepted: Mapping[int, int] = field(default_factory=dict)
+    average: Tensor | None = None
+
+    @property
+    def model(self) -> Tensor:
+        """What is evaluated and given out, [R] float64: the average where one is kept, else x."""
+        return self.x if self.average is None else self.average
 
 
 @dataclass

@@ -105,7 +105,8 @@ class PromptStrategy(Strategy):
 
     def evaluate_messages(self) -> list[Message]:
         """An evaluation of all clients that are there and not left out, after the last round that ended."""
-        return self._messages(EVALUATE, self.state.round, self.clients)
+        x = self.channels.model.as_sent(self.state.model, self.state.round + 1)
+        return self._messages(EVALUATE, self.state.round, self.clients, x)
 
     def close_round(self, server_round: int, exchanges: Iterable[Exchange], attempt: int = 0) -> Outcome:
         """Folds replies in the order of sampling as they arrive, then steps. `self.state` is the new state.
@@ -198,8 +199,8 @@ class PromptStrategy(Strategy):
         log(INFO, "FedPepTAO on layers %s, %d shared parameters", list(self.roster.layers), self.layout.size)
 
     def arrays(self) -> ArrayRecord:
-        """The shared parameters by name, float32."""
-        values = self.layout.unflatten(self.state.x.to(torch.float32))
+        """The shared model's parameters by name, float32."""
+        values = self.layout.unflatten(self.state.model.to(torch.float32))
         return ArrayRecord({name: Array(value.numpy()) for name, value in values.items()})
 
     # -- messages ---------------------------------------------------------------------------------------
@@ -240,7 +241,7 @@ class PromptStrategy(Strategy):
         )
 
     def _x_as_sent(self) -> Tensor:
-        """The state's x is rounded once, with the lots of the round after it: training and evaluation start from the same."""
+        """The state's x is rounded once, with the lots of the round after it, as for evaluation."""
         return self.channels.model.as_sent(self.state.x, self.state.round + 1)
 
     def _control_as_sent(self) -> Tensor | None:

@@ -32,12 +32,14 @@ BLOCKS: tuple[Values, ...] = (
     {"layers": ("auto", "all"), "ratio": (0.5, "eigengap", "plateau")},
     {"unselected-prompts": ("local", "none")},
     {"precision": ("float32", "float16", "int8")},
+    {"server-ema": (0.0, 0.9)},
 )
 """All settings that choose a part; values of different blocks never exclude each other (a test asks for each combination)."""
 
-INSIDE_ONE_PROCESS = ("server-optimizer", "step-normalised", "proximal")
-"""Settings that change no message and no file: a factor or a formula between the last reply and the next message, or between a
-client's first step and its last. What Ray does (processes, messages, arrival, files, caches that live on) cannot meet them."""
+INSIDE_ONE_PROCESS = ("server-optimizer", "step-normalised", "proximal", "server-ema")
+"""Settings that change no shape of a message or file: a factor or a formula between the last reply and the next message, or
+between a client's first step and its last. What Ray does (processes, messages, arrival, files, caches that live on) cannot meet
+them."""
 
 TINY: Parts = {
     "prompt-tokens": 1,

@@ -40,7 +40,7 @@ def test_a_combination_is_valid_or_refused_with_a_mend() -> None:
     accepted, known = {name(parts) for parts in valid()}, defaults()
     own = 3 * 5 * 2 * 6 * 2  # corrections, devices, scales, server optimisers, pulls
     released = 2
-    assert len(accepted) == len(valid()) == (own + released) * 4 * 2 * 3  # layers, prompts, precisions
+    assert len(accepted) == len(valid()) == (own + released) * 4 * 2 * 3 * 2  # layers, prompts, precisions, averages
     for parts in everything():
         error = refusal({**known, **parts})
         assert (error is None) is (name(parts) in accepted), (parts, error)

@@ -31,7 +31,9 @@ MakeFlat = Callable[..., Flat]
 INTERRUPTIONS = 34  # of each kind of run, at least: over 200 of all
 KINDS: dict[str, Flat] = {
     "device correction": {},
-    "server correction, moments that go on": {"drift_correction": "server", "restart_moments": False},
+    "server correction, moments that go on, an average": {
+        **{"drift_correction": "server", "restart_moments": False, "server_ema": 0.8},
+    },
     "released": {
         "variant": "released",
         "drift_correction": "none",
@@ -131,7 +133,7 @@ def test_whenever_it_dies_it_ends_with_the_same_bits(
     ends_with_the_same_bits(flat, tmp_path, fate, len(kind), INTERRUPTIONS, go)
 
 
-@pytest.mark.parametrize("kind", ["device correction", "server correction, moments that go on", "released"])
+@pytest.mark.parametrize("kind", ["device correction", "server correction, moments that go on, an average", "released"])
 def test_while_clients_come_and_go_too(make_flat: MakeFlat, tmp_path: Path, fate: Fate, kind: str) -> None:
     """The run is gone on with among those that are there then: some known ones are not, some are new, one is at another place."""
     changes = {
@@ -175,7 +177,7 @@ def ends_with_the_same_bits(
     assert points > 100
 
 
-@pytest.mark.parametrize("kind", ["device correction", "server correction, moments that go on", "released"])
+@pytest.mark.parametrize("kind", ["device correction", "server correction, moments that go on, an average", "released"])
 def test_without_its_newest_checkpoint_too(make_flat: MakeFlat, tmp_path: Path, fate: Fate, kind: str) -> None:
     """Damaged while the run was down: the one before it serves, and what clients and rows hold of that round is still there."""
     flat = make_flat(rounds=4, run_name="run", runs_dir=str(tmp_path / "whole"), clients_per_round=4, **KINDS[kind])

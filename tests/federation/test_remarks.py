@@ -83,6 +83,7 @@ def test_a_changed_value_without_effect_is_named(changes: dict[str, Scalar], key
         {"error_feedback": False, "update_precision": "int8"},
         {"drift_correction": "device", "control_precision": "int8"},
         {"server_momentum": 0.9},
+        {"server_ema": 0.9, "rounds": 30},
         {"tuned": "lora", "lora_rank": 4, "lora_alpha": 8.0, "lora_targets": "query"},
         {"tuned": "adapter", "bottleneck": 8, "prompt_init_std": 0.1},
         {"prompt_init": "vocabulary", "prompt_tokens": 5},
@@ -111,6 +112,12 @@ def test_plain_averagings_server_learning_rate_is_too_much_for_an_adaptive_optim
     (line,) = of(server_optimizer=optimizer)
     assert "server-learning-rate = 1" in line
     assert "0.001 to 0.1" in line
+
+
+@pytest.mark.parametrize(("decay", "rounds", "told"), [(0.95, 20, False), (0.95, 19, True), (0.999, 100, True)])
+def test_an_average_over_more_than_the_whole_run_is_remarked_on(decay: float, rounds: int, told: bool) -> None:
+    lines = of(server_ema=decay, rounds=rounds)
+    assert [line.startswith(f"server-ema = {decay:g} averages about the last") for line in lines] == [True] * told
 
 
 def test_a_curriculum_that_other_rounds_set_back_is_remarked_on() -> None:

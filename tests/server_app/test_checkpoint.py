@@ -39,7 +39,9 @@ WHO = Identity(defaults(), "model", "data", {0: (10, 4), 7: (12, 6)})
 def state(made_in: int) -> State:
     x = torch.arange(5, dtype=torch.float64) / 3 + made_in
     drift = DriftState(control=x * 2, epoch=3, epoch_round=1, lost_examples=9)
-    return State(made_in, made_in - 1, ("a", "b"), x, {"m": x + 1, "v": x * x}, drift, x[:2] / 7, {0: 1, 7: made_in})
+    return State(
+        made_in, made_in - 1, ("a", "b"), x, {"m": x + 1, "v": x * x}, drift, x[:2] / 7, {0: 1, 7: made_in}, x / 11
+    )
 
 
 def progress(made_in: int = 2) -> Progress:
@@ -70,7 +72,7 @@ def test_it_comes_back_to_the_last_bit(folder: Path) -> None:
     assert found.standing == wanted.standing
     one, other = found.state, wanted.state
     assert (one.round, one.updates, one.names, one.accepted) == (2, 1, ("a", "b"), {0: 1, 7: 2})
-    for name in ("x", "vbar"):
+    for name in ("x", "vbar", "average"):
         assert torch.equal(getattr(one, name), getattr(other, name))
     assert one.moments.keys() == {"m", "v"}
     assert all(torch.equal(one.moments[name], other.moments[name]) for name in other.moments)
