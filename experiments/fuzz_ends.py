@@ -25,7 +25,7 @@ from server_app.assembly import Assembly
 from server_app.roll_call import RollCall
 from server_app.run import run
 from strategies.roster import Outcome
-from strategies.shell import PromptStrategy
+from strategies.shell import SelectiveStrategy
 
 Receiver = Callable[[RecordDict], str]
 NODE, CLIENTS = 1000, 3
@@ -121,7 +121,7 @@ def _called(settings: Settings) -> Receiver:
     return receive
 
 
-def _closed(strategy: PromptStrategy, state: Any, kind: str) -> Receiver:
+def _closed(strategy: SelectiveStrategy, state: Any, kind: str) -> Receiver:
     """A round, from the same state each time."""
     standing = strategy.standing
 

@@ -26,7 +26,7 @@ from strategies.client_rows import ClientRows, FileRows
 from strategies.fedpeptao import Algorithm
 from strategies.roster import Roster
 from strategies.selection import travelling_names
-from strategies.shell import PromptStrategy
+from strategies.shell import SelectiveStrategy
 
 ROWS = "client_rows.bin"
 
@@ -47,11 +47,11 @@ class Assembly:
     labels: tuple[str, ...]
     folder: Path
 
-    def warm_up(self, layers: int) -> PromptStrategy:
+    def warm_up(self, layers: int) -> SelectiveStrategy:
         """Plain averaging on all of so many layers, from the run's initial values."""
         return self._strategy(build_warm_up(), tuple(range(layers)), None, warm_up=True)
 
-    def strategy(self, layers: tuple[int, ...], warm: PromptStrategy | None = None) -> PromptStrategy:
+    def strategy(self, layers: tuple[int, ...], warm: SelectiveStrategy | None = None) -> SelectiveStrategy:
         """The run's algorithm on these layers, from the initial values, or from where the warm-up ended."""
         channels = self._channels(layers)
 
@@ -65,8 +65,8 @@ class Assembly:
         return self._strategy(algorithm, layers, warm, warm_up=False)
 
     def _strategy(
-        self, algorithm: Algorithm, layers: tuple[int, ...], warm: PromptStrategy | None, warm_up: bool
-    ) -> PromptStrategy:
+        self, algorithm: Algorithm, layers: tuple[int, ...], warm: SelectiveStrategy | None, warm_up: bool
+    ) -> SelectiveStrategy:
         settings, channels, agreed = self.settings, self._channels(layers), self.found.agreed
         layout = channels.layout
         values = initial_values(settings, self._model(layers))
@@ -92,7 +92,7 @@ class Assembly:
             epochs=settings.local.local_epochs,
             pacing=settings.pacing,
         )
-        strategy = PromptStrategy(
+        strategy = SelectiveStrategy(
             algorithm,
             algorithm.initial(layout.names, x, None if warm is None else warm.state),
             roster,
@@ -114,7 +114,7 @@ class Assembly:
         return make_channels(settings, layout.select(travelling_names(layout, layers, head, matrix)))
 
 
-def check_limit(settings: Settings, strategy: PromptStrategy) -> None:
+def check_limit(settings: Settings, strategy: SelectiveStrategy) -> None:
     """A message limit has room for what will travel, of all clients that a node may be asked for at once.
 
     Raises:
@@ -132,12 +132,12 @@ def check_limit(settings: Settings, strategy: PromptStrategy) -> None:
         raise InputError("message-limit-mb", limit, f"messages of this run have up to {needed:,} bytes", mend)
 
 
-def strategy_model(settings: Settings, strategy: PromptStrategy) -> TunedModel:
+def strategy_model(settings: Settings, strategy: SelectiveStrategy) -> TunedModel:
     """The model of a strategy's layers."""
     return resources.tuned(settings, strategy.roster.layers, strategy.roster.labels)
 
 
-def whole_row(settings: Settings, strategy: PromptStrategy) -> Tensor:
+def whole_row(settings: Settings, strategy: SelectiveStrategy) -> Tensor:
     """The shared model, [R] float32: x or its average on the layers that travel, initial prompts elsewhere (rule 11)."""
     model = strategy_model(settings, strategy)
     travelling = strategy.layout.unflatten(strategy.state.model.to(torch.float32))
@@ -150,7 +150,7 @@ def initial_values(settings: Settings, model: TunedModel) -> dict[str, Tensor]:
     return model.layout.unflatten(row)
 
 
-def traffic(settings: Settings, strategy: PromptStrategy) -> str:
+def traffic(settings: Settings, strategy: SelectiveStrategy) -> str:
     """What will travel per client and round, and what stays."""
     model = strategy_model(settings, strategy)
     layers, channels = strategy.roster.layers, strategy.channels

@@ -23,7 +23,7 @@ from server_app import roll_call
 from server_app.classes import plain
 from server_app.console import say, warn
 from server_app.roll_call import RollCall
-from strategies.shell import PromptStrategy
+from strategies.shell import SelectiveStrategy
 
 POLL_S = 0.5
 ASK_AGAIN_S = 60.0
@@ -87,7 +87,7 @@ class Attendance:
                 last = there
             time.sleep(POLL_S)
 
-    def look(self, strategy: PromptStrategy) -> None:
+    def look(self, strategy: SelectiveStrategy) -> None:
         """Between two rounds: asks who is new, hears who has answered, and tells the strategy who is there now."""
         self._listen(score=False)
         roster, agreed, nodes = strategy.roster, self.found.agreed, dict(self.found.nodes)
@@ -109,7 +109,7 @@ class Attendance:
             )
         )
 
-    def wait(self, strategy: PromptStrategy, wanted: int, end: float, alarm: Callable[[], None]) -> bool:
+    def wait(self, strategy: SelectiveStrategy, wanted: int, end: float, alarm: Callable[[], None]) -> bool:
         """Looks until so many clients can be asked, or it is `end` (monotonic); whether they can. alarm: before it waits."""
         self.look(strategy)
         if len(strategy.clients) < wanted and time.monotonic() < end:

@@ -32,7 +32,7 @@ from server_app.roll_call import RollCall
 from server_app.rounds import Rounds
 from server_app.run_folder import METRICS, PARAMETERS, RunFolder, keeping, read_summary
 from strategies.roster import Outcome
-from strategies.shell import PromptStrategy
+from strategies.shell import SelectiveStrategy
 
 Summary = dict[str, Any]
 
@@ -63,7 +63,7 @@ class Course:
         evaluation = None if self.before is None else _outcome(self.before)
         test, keep = _tester(settings), _keeper(folder.path)
 
-        def save(strategy: PromptStrategy, evaluation: Outcome | None) -> None:
+        def save(strategy: SelectiveStrategy, evaluation: Outcome | None) -> None:
             self._note_clients(attendance.found)
             self._save(strategy, evaluation)
 
@@ -132,7 +132,7 @@ class Course:
         attendance.gather(least, score)
         return attendance
 
-    def _selected(self, attendance: Attendance, rounds: Rounds) -> PromptStrategy:
+    def _selected(self, attendance: Attendance, rounds: Rounds) -> SelectiveStrategy:
         """The strategy of the selected layers, where it starts or goes on; the warm-up, if there is one, lies behind it then."""
         settings, before, found = self.settings, self.before, attendance.found
         known = found if before is None else found.of(found.before)  # who is new joins at the first look
@@ -166,7 +166,7 @@ class Course:
         self._save(strategy, None)
         return strategy
 
-    def _save(self, strategy: PromptStrategy, evaluation: Outcome | None) -> None:
+    def _save(self, strategy: SelectiveStrategy, evaluation: Outcome | None) -> None:
         """A checkpoint of where the run is now."""
         told = {key: value for key, value in self.known.items() if key != "clients"}  # they stand in the summary
         sent = strategy.sent if strategy.warm_up else None
@@ -261,12 +261,12 @@ def _check_alike(settings: Settings, found: RollCall) -> None:
             raise InputError(key, settings.flat()[key], problem, mend)
 
 
-def _tester(settings: Settings) -> Callable[[PromptStrategy], Counts] | None:
+def _tester(settings: Settings) -> Callable[[SelectiveStrategy], Counts] | None:
     examples = resources.tokenised(settings).test
     if examples is None:
         return None
 
-    def test(strategy: PromptStrategy) -> Counts:
+    def test(strategy: SelectiveStrategy) -> Counts:
         model = strategy_model(settings, strategy)
         model.bind(whole_row(settings, strategy)[None].to(model.backbone.device))
         return count(model, examples, strategy.roster.labels, settings.run.evaluation_batch_size)
@@ -274,10 +274,10 @@ def _tester(settings: Settings) -> Callable[[PromptStrategy], Counts] | None:
     return test
 
 
-def _keeper(folder: Path) -> Callable[[PromptStrategy], None]:
+def _keeper(folder: Path) -> Callable[[SelectiveStrategy], None]:
     """Writes the shared parameters after each round, so that a run that dies leaves its last ones."""
 
-    def keep(strategy: PromptStrategy) -> None:
+    def keep(strategy: SelectiveStrategy) -> None:
         temporary = folder / f".{PARAMETERS}"
         with keeping(f"round {strategy.state.round}", folder / PARAMETERS, folder):
             save_parameters(temporary, strategy.layout, strategy.state.model.to(torch.float32))

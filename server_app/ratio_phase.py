@@ -27,7 +27,7 @@ from server_app.console import duration, ratio_table, say, warn
 from server_app.progress import with_progress
 from server_app.run_folder import SPECTRUM, RunFolder, plain, write_json
 from strategies.ratio import weighted_ratio
-from strategies.shell import PromptStrategy
+from strategies.shell import SelectiveStrategy
 
 FORMAT = 2
 CACHE = ".curvature"
@@ -47,7 +47,7 @@ a curriculum; every other one is part of the cache's key, and so is that point."
 Figures = dict[str, Any]
 
 
-def estimate(grid: RecordingGrid, settings: Settings, strategy: PromptStrategy, folder: RunFolder) -> Figures:
+def estimate(grid: RecordingGrid, settings: Settings, strategy: SelectiveStrategy, folder: RunFolder) -> Figures:
     """The ratio and what it cost, for the summary; all that stands behind it is in the run folder's spectrum.json.
 
     Args:
@@ -83,7 +83,7 @@ def estimate(grid: RecordingGrid, settings: Settings, strategy: PromptStrategy, 
     }
 
 
-def _ask(grid: RecordingGrid, settings: Settings, strategy: PromptStrategy) -> Figures:
+def _ask(grid: RecordingGrid, settings: Settings, strategy: SelectiveStrategy) -> Figures:
     grid.reset()  # what has passed is counted with its round
     started, messages = time.monotonic(), strategy.curvature_messages()
     say(f"Ratio by {settings.selection.estimator}: {len(strategy.last_accepted())} clients ..")
@@ -149,7 +149,7 @@ def _facts(settings: Settings, run: str) -> dict[str, str]:
     }
 
 
-def _point(strategy: PromptStrategy) -> str:
+def _point(strategy: SelectiveStrategy) -> str:
     """Of where the last round began and ended: what settings do not tell, such as a state that a client lost, shows there.
 
     So does the pace of a curriculum, whose rounds may be others since the warm-up began.

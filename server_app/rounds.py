@@ -26,7 +26,7 @@ from server_app.lines import by_client, line_figures, pooled_personalised, poole
 from server_app.progress import with_progress
 from server_app.run_folder import RunFolder
 from strategies.roster import Outcome
-from strategies.shell import PromptStrategy
+from strategies.shell import SelectiveStrategy
 
 Line = dict[str, Any]
 LONGEST_PAUSE_S = 30.0
@@ -49,9 +49,9 @@ class Rounds:
         settings: Settings,
         folder: RunFolder,
         attendance: Attendance,
-        test: Callable[[PromptStrategy], Counts] | None,
-        keep: Callable[[PromptStrategy], None],
-        save: Callable[[PromptStrategy, Outcome | None], None],
+        test: Callable[[SelectiveStrategy], Counts] | None,
+        keep: Callable[[SelectiveStrategy], None],
+        save: Callable[[SelectiveStrategy, Outcome | None], None],
         evaluation: Outcome | None = None,
     ) -> None:
         self._grid, self._settings, self._folder, self._attendance = grid, settings, folder, attendance
@@ -60,7 +60,7 @@ class Rounds:
         self._bytes = next((line["cumulative_bytes"] for line in reversed(folder.history())), 0)
         self._evaluation = evaluation
 
-    def run(self, strategy: PromptStrategy, last: int) -> None:
+    def run(self, strategy: SelectiveStrategy, last: int) -> None:
         """The rounds from the one after the strategy's state to `last`.
 
         Raises:
@@ -75,7 +75,7 @@ class Rounds:
         if last == self._settings.federation.rounds and self._evaluation is None:
             self._end(strategy)
 
-    def _round(self, strategy: PromptStrategy, server_round: int) -> None:
+    def _round(self, strategy: SelectiveStrategy, server_round: int) -> None:
         """Train, keep, test, evaluate where due, write the line, save: in this order."""
         line = self._train(strategy, server_round)
         self._keep(strategy)
@@ -86,7 +86,7 @@ class Rounds:
         self._write(line)
         self._save(strategy, self._evaluation)
 
-    def _begin(self, strategy: PromptStrategy) -> None:
+    def _begin(self, strategy: SelectiveStrategy) -> None:
         """The line of round 0: the model as it begins, and all there is of a run without rounds."""
         only = self._settings.federation.rounds == 0
         if not (only or self._settings.run.test_every):
@@ -97,7 +97,7 @@ class Rounds:
             self._evaluation = self._evaluate(strategy, line)
         self._write(line)
 
-    def _end(self, strategy: PromptStrategy) -> None:
+    def _end(self, strategy: SelectiveStrategy) -> None:
         """The evaluation of a run whose last round was no last round when it ran: it went on with fewer rounds."""
         line: Line = {"round": strategy.state.round, **self._tested(strategy, strategy.state.round)}
         self._evaluation = self._evaluate(strategy, line)
@@ -109,7 +109,7 @@ class Rounds:
         assert self._evaluation is not None, "the last round evaluates all clients"
         return self._evaluation
 
-    def _train(self, strategy: PromptStrategy, server_round: int) -> Line:
+    def _train(self, strategy: SelectiveStrategy, server_round: int) -> Line:
         started, self._grid.late = time.monotonic(), 0
         outcome, attempts = self._until_quorum(strategy, server_round)
         down, up = self._grid.reset()
@@ -144,7 +144,7 @@ class Rounds:
             raise RunError(self._without_quorum(outcome, server_round))
         return line
 
-    def _until_quorum(self, strategy: PromptStrategy, server_round: int) -> tuple[Outcome, int]:
+    def _until_quorum(self, strategy: SelectiveStrategy, server_round: int) -> tuple[Outcome, int]:
         """Asks, and while too few answer asks others, until `quorum-wait-s` are over; what came of it, and how often it asked."""
         give_up = time.monotonic() + self._settings.federation.quorum_wait_s
         for attempt in count():
@@ -166,7 +166,7 @@ class Rounds:
             time.sleep(min(left, pause_after(attempt)))
         raise AssertionError("unreachable")
 
-    def _await_enough(self, strategy: PromptStrategy, server_round: int, give_up: float) -> None:
+    def _await_enough(self, strategy: SelectiveStrategy, server_round: int, give_up: float) -> None:
         """With fewer clients than `clients-per-round` a round begins; with fewer than its quorum it waits for them.
 
         Raises:
@@ -190,7 +190,7 @@ class Rounds:
                 f"{waited}; {away}. {self._how_to_go_on(server_round)}"
             )
 
-    def _check_enough_left(self, strategy: PromptStrategy, server_round: int) -> None:
+    def _check_enough_left(self, strategy: SelectiveStrategy, server_round: int) -> None:
         """Waiting does not help where too many are left out."""
         federation, left_out = self._settings.federation, strategy.left_out
         left = federation.clients - len(left_out)
@@ -214,7 +214,7 @@ class Rounds:
         within = f" within {waited:g} s (quorum-wait-s)" if waited else ""
         return f"round {server_round}: {found}{within}. {_why(outcome)}. {self._how_to_go_on(server_round)}"
 
-    def _tested(self, strategy: PromptStrategy, server_round: int) -> Line:
+    def _tested(self, strategy: SelectiveStrategy, server_round: int) -> Line:
         if self._test is None or not _due(
             server_round, self._settings.run.test_every, self._settings.federation.rounds
         ):
@@ -222,7 +222,7 @@ class Rounds:
         counts = self._test(strategy)
         return {**figures("global", counts, self._metric), "global_loss": counts.loss}
 
-    def _evaluate(self, strategy: PromptStrategy, line: Line) -> Outcome:
+    def _evaluate(self, strategy: SelectiveStrategy, line: Line) -> Outcome:
         """All clients that are there, in messages of their own; its traffic is counted apart from training."""
         give_up = time.monotonic() + self._settings.federation.quorum_wait_s
         if not self._attendance.wait(strategy, 1, give_up, lambda: warn("nobody is there to evaluate: waiting")):
@@ -256,7 +256,7 @@ def _due(server_round: int, every: int, rounds: int) -> bool:
     return server_round == rounds or (every > 0 and server_round % every == 0)
 
 
-def _log(outcome: Outcome, strategy: PromptStrategy) -> None:
+def _log(outcome: Outcome, strategy: SelectiveStrategy) -> None:
     """What became of each client that was asked, and of the round."""
     nodes = strategy.roster.nodes
     for client in outcome.accepted:

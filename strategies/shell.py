@@ -38,8 +38,8 @@ from strategies.selection import sample_clients
 from strategies.standing import Standing
 
 
-class PromptStrategy(Strategy):
-    """FedPepTAO behind Flower's verbs.
+class SelectiveStrategy(Strategy):
+    """An algorithm behind Flower's verbs: what is tuned on the selected layers travels, the rest stays on the devices.
 
     Args:
         algorithm: the equations.
@@ -101,11 +101,12 @@ class PromptStrategy(Strategy):
 
     def train_messages(self, server_round: int, attempt: int = 0) -> list[Message]:
         """One message for each node that hosts a sampled client."""
-        return self._messages(TRAIN, server_round, self.sampled(server_round, attempt))
+        x = self._as_sent(self.state.x, self.state.round + 1)
+        return self._messages(TRAIN, server_round, self.sampled(server_round, attempt), x)
 
     def evaluate_messages(self) -> list[Message]:
         """An evaluation of all clients that are there and not left out, after the last round that ended."""
-        x = self.channels.model.as_sent(self.state.model, self.state.round + 1)
+        x = self._as_sent(self.state.model, self.state.round + 1)
         return self._messages(EVALUATE, self.state.round, self.clients, x)
 
     def close_round(self, server_round: int, exchanges: Iterable[Exchange], attempt: int = 0) -> Outcome:
@@ -142,7 +143,7 @@ class PromptStrategy(Strategy):
 
     def curvature_messages(self) -> list[Message]:
         """Asks the clients of the last round for spectra at the x that it sent out."""
-        x = self.channels.model.as_sent(self.sent, self.state.round)
+        x = self._as_sent(self.sent, self.state.round)
         there = [client for client in self.last_accepted() if client in self.roster.nodes]
         return self._messages(CURVATURE, self.state.round, there, x)
 
@@ -196,7 +197,7 @@ class PromptStrategy(Strategy):
 
     def summary(self) -> None:
         """One line in Flower's log."""
-        log(INFO, "FedPepTAO on layers %s, %d shared parameters", list(self.roster.layers), self.layout.size)
+        log(INFO, "%d parameters travel, of layers %s", self.layout.size, list(self.roster.layers))
 
     def arrays(self) -> ArrayRecord:
         """The shared model's parameters by name, float32."""
@@ -205,9 +206,9 @@ class PromptStrategy(Strategy):
 
     # -- messages ---------------------------------------------------------------------------------------
 
-    def _messages(self, kind: str, server_round: int, clients: Sequence[int], x: Tensor | None = None) -> list[Message]:
-        """A message for each node that hosts one of these clients; x: as sent, other than the state's."""
-        ask = self._ask(kind, server_round, self._x_as_sent() if x is None else x)
+    def _messages(self, kind: str, server_round: int, clients: Sequence[int], x: Tensor) -> list[Message]:
+        """A message for each node that hosts one of these clients; x: as sent."""
+        ask = self._ask(kind, server_round, x)
         content = records.encode_ask(ask, self.channels)
         by_node: dict[int, list[int]] = {}
         for client in clients:
@@ -240,9 +241,9 @@ class PromptStrategy(Strategy):
             second_moments=self.state.vbar if self._share_second_moments and train else None,
         )
 
-    def _x_as_sent(self) -> Tensor:
-        """The state's x is rounded once, with the lots of the round after it, as for evaluation."""
-        return self.channels.model.as_sent(self.state.x, self.state.round + 1)
+    def _as_sent(self, x: Tensor, server_round: int) -> Tensor:
+        """Rounded once, with the lots of the round that it goes into."""
+        return self.channels.model.as_sent(x, server_round)
 
     def _control_as_sent(self) -> Tensor | None:
         c = self.algorithm.downlink(self.state)

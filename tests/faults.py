@@ -32,7 +32,7 @@ from server_app.course import Course
 from server_app.rounds import Rounds
 from server_app.run_folder import RunFolder
 from strategies.fedpeptao import FedPepTAO
-from strategies.shell import PromptStrategy
+from strategies.shell import SelectiveStrategy
 from tests import faults_coming, faults_messages
 from tests.coming import AGAIN, FIRST
 from tests.fault_stage import DEADLINE_S, ROUND, VICTIM, DeathError, FullDisk, Stage, Strike, harmed, harms, same_end
@@ -62,11 +62,11 @@ def server_dies(owner: Any, name: str, number: int, after: bool = False, **chang
 DEATHS: dict[str, Strike] = {
     "before the roll call": server_dies(Course, "_roll_call", 1),
     "after the roll call, before the first checkpoint": server_dies(Checkpoints, "save", 1),
-    "before a round's messages are sent": server_dies(PromptStrategy, "train_messages", ROUND),
+    "before a round's messages are sent": server_dies(SelectiveStrategy, "train_messages", ROUND),
     "while replies come in": server_dies(FedPepTAO, "fold", 5 * (ROUND - 1) + 3),
     "when all have come, before its step": server_dies(FedPepTAO, "step", ROUND),
     "after its step, before the parameters are kept": server_dies(Rounds, "_tested", ROUND + 1),
-    "before an evaluation over all clients": server_dies(PromptStrategy, "evaluate_messages", 1),
+    "before an evaluation over all clients": server_dies(SelectiveStrategy, "evaluate_messages", 1),
     "in an evaluation over all clients": server_dies(host, "evaluate", 3),
     "before a round's line is written": server_dies(RunFolder, "append", ROUND + 1),
     "after its line, before its checkpoint": server_dies(Checkpoints, "save", ROUND + 1),
@@ -74,7 +74,7 @@ DEATHS: dict[str, Strike] = {
     "after the last round, before the summary": server_dies(Checkpoints, "save", 5, after=True),
     "in a warm-up round": server_dies(FedPepTAO, "step", 1, ratio="plateau", warmup_rounds=2, curvature_steps=4),
     "between the warm-up and the estimate of the ratio": server_dies(
-        PromptStrategy, "curvature_messages", 1, ratio="plateau", warmup_rounds=2, curvature_steps=4
+        SelectiveStrategy, "curvature_messages", 1, ratio="plateau", warmup_rounds=2, curvature_steps=4
     ),
 }
 

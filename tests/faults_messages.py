@@ -11,7 +11,7 @@ from flwr.app import Context, Message
 
 from client_app.app import app
 from strategies.fedpeptao import FedPepTAO
-from strategies.shell import PromptStrategy
+from strategies.shell import SelectiveStrategy
 from tests.fault_stage import DEADLINE_S, ROUND, VICTIM, Shuffled, Stage, Strike, harms, same_end
 
 
@@ -29,12 +29,12 @@ def twice(stage: Stage) -> None:
     flat = stage.flat()
     whole = stage.whole(flat)
     with stage.patch.context() as patch:
-        real = PromptStrategy.close_round
+        real = SelectiveStrategy.close_round
 
-        def doubled(own: PromptStrategy, server_round: int, exchanges: Any, attempt: int = 0) -> Any:
+        def doubled(own: SelectiveStrategy, server_round: int, exchanges: Any, attempt: int = 0) -> Any:
             return real(own, server_round, (one for exchange in exchanges for one in (exchange, exchange)), attempt)
 
-        patch.setattr(PromptStrategy, "close_round", doubled)
+        patch.setattr(SelectiveStrategy, "close_round", doubled)
         ran = stage.go(flat)
     assert same_end(ran, whole)
     assert all(line["dropped"] for line in ran.lines[1:])

@@ -16,7 +16,7 @@ from server_app.assembly import Assembly, initial_values, strategy_model, traffi
 from server_app.console import bytes_text
 from server_app.roll_call import RollCall
 from strategies.fedpeptao import FedPepTAO
-from strategies.shell import PromptStrategy
+from strategies.shell import SelectiveStrategy
 from tests.small_runs import Flat
 
 MakeFlat = Callable[..., Flat]
@@ -34,7 +34,7 @@ def assembly(settings: Settings, tmp_path: Path) -> Assembly:
     return Assembly(settings, RollCall(replies, dict.fromkeys(replies, 7)), LABELS, tmp_path / "run")
 
 
-def warmed_up(assembly: Assembly) -> PromptStrategy:
+def warmed_up(assembly: Assembly) -> SelectiveStrategy:
     """After three rounds of which the second was the last for client 4; every parameter has moved."""
     warm = assembly.warm_up(2)
     warm.state = replace(warm.state, round=3, updates=3, x=warm.state.x + 1, accepted={4: 2, 0: 3})

@@ -21,7 +21,7 @@ from federation.settings import Scalar, Settings, parse
 from fedpeptao.errors import InputError, RunError
 from server_app import ratio_phase
 from server_app.ratio_phase import WITHOUT_INFLUENCE, cache_key
-from strategies.shell import PromptStrategy
+from strategies.shell import SelectiveStrategy
 from tests.small_runs import Flat, Ran, Watched, go
 
 pytestmark = pytest.mark.usefixtures("no_plots")
@@ -259,7 +259,7 @@ def test_a_lost_reply_of_the_warm_up_is_another_key(flat: Flat, monkeypatch: pyt
 def test_the_key_is_of_settings_facts_point_and_history(flat: Flat, monkeypatch: pytest.MonkeyPatch) -> None:
     points, real = [], ratio_phase._point
 
-    def point(strategy: PromptStrategy) -> str:
+    def point(strategy: SelectiveStrategy) -> str:
         points.append(real(strategy))
         return points[-1]
 

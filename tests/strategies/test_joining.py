@@ -15,7 +15,7 @@ from models.layout import Entry, Layout
 from strategies.build import build
 from strategies.client_rows import MemoryRows
 from strategies.roster import Cohort, Roster
-from strategies.shell import PromptStrategy
+from strategies.shell import SelectiveStrategy
 
 LATE = 3
 """The client that joins: half of all examples are its own."""
@@ -185,11 +185,11 @@ EXAMPLES = {0: 10, 1: 25, 2: 40, 3: 75}
 STEPS = {0: 6, 1: 1, 2: 3, 3: 2}
 
 
-def strategy(known: tuple[int, ...] = (0, 1, 2), per_round: int = 2) -> PromptStrategy:
+def strategy(known: tuple[int, ...] = (0, 1, 2), per_round: int = 2) -> SelectiveStrategy:
     setup = settings(drift_correction="device")
     channels, roster = make_channels(setup, LAYOUT), roster_of(known, known, per_round)
     algorithm = build(setup, Cohort.of(roster.agreed), channels.control, MemoryRows)
-    return PromptStrategy(algorithm, algorithm.initial(LAYOUT.names, torch.ones(LAYOUT.size)), roster, channels)
+    return SelectiveStrategy(algorithm, algorithm.initial(LAYOUT.names, torch.ones(LAYOUT.size)), roster, channels)
 
 
 def roster_of(known: tuple[int, ...], there: tuple[int, ...], per_round: int = 2) -> Roster:

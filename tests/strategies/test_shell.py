@@ -22,7 +22,7 @@ from strategies.build import build
 from strategies.client_rows import MemoryRows
 from strategies.fedpeptao import State, Update
 from strategies.roster import Cohort, Outcome, Roster
-from strategies.shell import PromptStrategy
+from strategies.shell import SelectiveStrategy
 
 LAYOUT = Layout((Entry("prompt.1", 1, (2, 1, 2, 3), 2), Entry("head.w", None, (2, 3))))
 CHANNELS = make_channels(settings(), LAYOUT)
@@ -33,7 +33,7 @@ IN_PAIRS = {0: 100, 1: 101, 2: 100, 3: 101}
 GRID = InProcessGrid(lambda message, context: message, {}, 1)
 
 
-def strategy(nodes: dict[int, int] = ONE_EACH, per_round: int = 4, **changes: Scalar) -> PromptStrategy:
+def strategy(nodes: dict[int, int] = ONE_EACH, per_round: int = 4, **changes: Scalar) -> SelectiveStrategy:
     changed: dict[str, Scalar] = {"drift_correction": "device", "server_momentum": 0.9, **changes}
     setup = settings(**changed)
     channels = make_channels(setup, LAYOUT)
@@ -41,7 +41,7 @@ def strategy(nodes: dict[int, int] = ONE_EACH, per_round: int = 4, **changes: Sc
     roster = Roster("run-1", 3, EXAMPLES, nodes, ("no", "yes"), (1,), per_round)
     state = algorithm.initial(LAYOUT.names, torch.linspace(-1, 1, LAYOUT.size))
     shared = setup.local.device_second_moment == "shared"
-    return PromptStrategy(algorithm, state, roster, channels, shared)
+    return SelectiveStrategy(algorithm, state, roster, channels, shared)
 
 
 def delta(client: int, server_round: int = 1) -> Tensor:
@@ -306,7 +306,7 @@ def test_one_downlink_for_all(correction: str) -> None:
     assert torch.equal(found.second_moments, own.state.vbar.float())
 
 
-def int8_round(own: PromptStrategy, server_round: int) -> list[TrainReply]:
+def int8_round(own: SelectiveStrategy, server_round: int) -> list[TrainReply]:
     """All clients answer, with what their rounding left; the round is closed."""
     replies = []
     for client in range(4):

@@ -19,7 +19,7 @@ from strategies.fedpeptao import Algorithm, FedPepTAO, State, Update
 from strategies.released import Released
 from strategies.roster import Roster
 from strategies.server_optimizers import Momentum
-from strategies.shell import PromptStrategy
+from strategies.shell import SelectiveStrategy
 
 ALGORITHMS = pytest.mark.parametrize(
     "make",
@@ -92,7 +92,7 @@ def test_messages_say_whether_it_is_the_warm_up_and_which_epoch(warm_up: bool) -
     channels, roster = make_channels(settings(), layout), Roster("run", 0, {0: 10}, {0: 7}, ("no", "yes"), (0,), 1)
     algorithm = build_warm_up()
     state = algorithm.initial(layout.names, torch.zeros(3), after=None if warm_up else warmed_up())
-    (sent,) = PromptStrategy(algorithm, state, roster, channels, warm_up=warm_up).train_messages(4)
+    (sent,) = SelectiveStrategy(algorithm, state, roster, channels, warm_up=warm_up).train_messages(4)
     found = records.decode_ask(sent.content, channels)
     assert (found.warm_up, found.epoch) == ((True, 0) if warm_up else (False, 1))
     assert found.accepted == ((0,) if warm_up else (3,))

@@ -28,7 +28,7 @@ from models.layout import Entry, Layout
 from strategies.client_rows import FileRows
 from strategies.fedpeptao import State
 from strategies.roster import Outcome, Roster
-from strategies.shell import PromptStrategy
+from strategies.shell import SelectiveStrategy
 
 LAYOUT = Layout((Entry("x", None, (3,)),))
 ANSWERS, TWICE, UNASKED = "answers", "answers twice", "answers though it was not asked"
@@ -104,7 +104,7 @@ class World:
         roster = Roster("run", history.seed, self.examples, homes, ("no", "yes"), (), history.per_round)
         state = algorithm.initial(LAYOUT.names, torch.linspace(-1, 1, LAYOUT.size))
         shared = setup.local.device_second_moment == "shared"
-        self.strategy = PromptStrategy(algorithm, state, roster, make_channels(setup, LAYOUT), shared)
+        self.strategy = SelectiveStrategy(algorithm, state, roster, make_channels(setup, LAYOUT), shared)
 
     @property
     def state(self) -> State:
