@@ -11,7 +11,10 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
+from collections.abc import Callable
 from types import ModuleType
+from typing import NoReturn
 
 import grpc
 from flwr.supernode import start_client_internal
@@ -33,15 +36,37 @@ _OWN = "--clientappio-api-address", "--appio-ssl-ca-certfile"
 
 
 def main(told: list[str]) -> None:
-    """Becomes the SuperNode; its own command line is the whole of what Flower reads."""
+    """Becomes the SuperNode; its own command line is the whole of what Flower reads. Does not return."""
     address, authority = (told[told.index(option) + 1] for option in _OWN)
     pauses.put_into(start_client_internal)
     pauses.look_again_soon(start_client_internal)
     say_why(start_client_internal)
     command = [sys.executable, "-m", "fedpeptao.deployment.launcher", address, authority, str(os.getpid())]
-    threading.Thread(target=_end_with, args=(subprocess.Popen(command),), daemon=True).start()
+    threading.Thread(target=_end_after, args=(subprocess.Popen(command),), daemon=True).start()
     sys.argv = ["flower-supernode", *told, "--isolation", "process"]
-    flower_supernode()
+    end_with(flower_supernode)
+
+
+def end_with(work: Callable[[], None]) -> NoReturn:
+    """Ends the process as soon as the work has ended, with the status and the traceback that Python would give.
+
+    Python's own way out can wait for ever, where a gRPC server of the process still has a call open, and whoever starts a refused
+    node anew would wait with it.
+    """
+    status: object = 0
+    try:
+        work()
+    except SystemExit as asked:
+        status = asked.code
+    except BaseException:  # the process ends by it, as ever
+        traceback.print_exc()
+        status = 1
+    if not isinstance(status, int | None):
+        print(status, file=sys.stderr)
+        status = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status or 0)
 
 
 def say_why(module: ModuleType) -> None:
@@ -78,7 +103,7 @@ def _cause(error: grpc.RpcError) -> str:
     return known or (f"{_KEY}; or {_CLOCK}" if error.code() == grpc.StatusCode.UNAUTHENTICATED else "")
 
 
-def _end_with(launcher: subprocess.Popen[bytes]) -> None:
+def _end_after(launcher: subprocess.Popen[bytes]) -> None:
     """A node that can start no client process would take messages and answer none: its init system starts it anew.
 
     Where both were told to end, the node has the time that it needs to say so to the server.

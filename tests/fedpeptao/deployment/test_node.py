@@ -1,7 +1,10 @@
-"""A node that the server does not let in: its log says what to look at before Flower ends the process."""
+"""A node that the server does not let in: its log says what to look at, and its process ends."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from types import ModuleType, SimpleNamespace
 
 import grpc
@@ -68,3 +71,33 @@ def test_of_other_failures_nothing_is_said(capsys: pytest.CaptureFixture[str], m
 
 def test_flower_believes_the_clocks_that_the_page_says() -> None:
     assert (authentication.MIN_TIMESTAMP_DIFF, authentication.MAX_TIMESTAMP_DIFF) == (-5, 305)
+
+
+ENDS = [
+    ("pass", 0, ""),
+    ("raise SystemExit", 0, ""),
+    ("raise SystemExit(0)", 0, ""),
+    ("raise SystemExit(7)", 7, ""),
+    ("raise SystemExit('no server')", 1, "no server"),
+    ("raise RuntimeError('refused')", 1, "RuntimeError: refused"),
+    ("raise KeyboardInterrupt", 1, "KeyboardInterrupt"),
+]
+
+
+@pytest.mark.parametrize(("work", "status", "said"), ENDS)
+def test_a_node_that_has_ended_waits_for_no_thread(work: str, status: int, said: str) -> None:
+    """By Python's own way out, this process would wait for a thread that never ends."""
+    script = f"""
+import threading, sys
+from fedpeptao.deployment.node import end_with
+def work():
+    threading.Thread(target=threading.Event().wait).start()
+    print("buffered", end="")
+    {work}
+end_with(work)
+"""
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    command = [sys.executable, "-c", script]
+    ended = subprocess.run(command, env=buffered, capture_output=True, text=True, timeout=120, check=False)
+    assert (ended.returncode, ended.stdout) == (status, "buffered")
+    assert (ended.stderr.strip().splitlines() or [""])[-1] == said
