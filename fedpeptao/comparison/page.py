@@ -8,7 +8,7 @@ from pathlib import Path
 
 from federation.durable import make_folder, write_atomically
 from federation.metrics import NAMES
-from fedpeptao.comparison.choice import choice
+from fedpeptao.comparison.choice import LEVEL, choice
 from fedpeptao.comparison.curves import draw
 from fedpeptao.comparison.grid import ComparisonGrid, Report
 from fedpeptao.comparison.methods import Method
@@ -88,17 +88,28 @@ def _summary(grid: ComparisonGrid, report: Report, places: list[Place], tables: 
         yield equal_rounds(place, report)
     if compared:
         yield from pairs({_heading(grid, place): place for place in compared}, report)
+        yield from _choice(grid, report, compared)
     for place in compared:
-        if report.choice:
-            unlike = _unlike_machines(place, [method for method in place.shown if method.name in report.choice])
-            yield " ".join([f"Which to choose when, {_heading(grid, place)}:", *unlike])
-            yield choice(place, report)
         yield from _pictures(grid, report, place)
     if compared:
         link = tables.relative_to(report.page.parent).as_posix()
         yield f"[All tables]({link}): intervals, the last evaluations, equal bytes, rounds, bytes and seconds to a target."
     if waiting := [_heading(grid, place) for place in places if not place.of(report.reference)]:
         yield f"Without a run of the reference so far, and so without tables: {'; '.join(waiting)}."
+
+
+def _choice(grid: ComparisonGrid, report: Report, places: list[Place]) -> Iterator[str]:
+    """Nothing where no methods were named for it, or none have met."""
+    heads, unlike = {}, False
+    for place in places:
+        told = any(_unlike_machines(place, [method for method in place.shown if method.name in report.choice]))
+        heads[f"{_heading(grid, place)}{' *' if told else ''}"] = place
+        unlike = unlike or told
+    if tables := choice(heads, report):
+        bold = f"Bold: the best at a place, and what is less than {100 * LEVEL:g} point below it."
+        roughly = "* Seconds are of several types of CPU or taken in two ways, and compare roughly at best."
+        yield " ".join(["**Which to choose when.**", bold, *([roughly] if unlike else [])])
+        yield tables
 
 
 def _pictures(grid: ComparisonGrid, report: Report, place: Place) -> Iterator[str]:

@@ -147,34 +147,84 @@ def test_a_reading_that_one_seed_lacks_gives_no_mean_side_by_side(three: Compari
     assert cells(within).get("Ours") is None
 
 
+def choices(grid: ComparisonGrid) -> list[dict[str, list[str]]]:
+    """The cells of each table by their method; of one place."""
+    (place,) = load_places(grid)
+    assert grid.report is not None
+    tables = choice({"here": place}, grid.report).split("\n\n")
+    return [{row[0]: [head, *row[1:]] for head, *row in rows_of(table)} for table in tables]
+
+
+def rows_of(table: str) -> list[list[str]]:
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
+
+
+CHOICE = {"page": "page.md", "reference": "reference", "target": 0.5, "choice": ["reference", "ours"]}
+
+
 def test_which_to_choose_when(tmp_path: Path) -> None:
     """Ours needs half the bytes and, from here on, twice the seconds.
 
     Of 80 s the reference is at round 2 within 20, at 4 within 40; ours has its first evaluation at 40 s and its second at 80.
+    Its test set is 20 points below its clients' own, as the reference's is.
     """
-    named = {"page": "page.md", "reference": "reference", "target": 0.5, "choice": ["reference", "ours"]}
-    grid = make(tmp_path, [0], report=named)
+    grid = make(tmp_path, [0], report=CHOICE)
     fill_seed(grid, 0)
     ours = [point(n, 0.1 * n + 0.1, n * 5 * MB // 2, seconds=20.0 * n, side_by_side=1.0) for n in (2, 4, 6, 8)]
     fill(grid.cell("ours", "t", 0.3, 0), ours)
-    found = rows(choice, grid)
-    assert next(iter(found.values()))[-2:] == ["MB", "seconds"]
-    assert found["Reference"] == ["20.0", "40.0", "80.0", "20.0", "40.0", "80.0", "40.0", "80.0"]
-    assert found["Ours"] == ["50.0", "90.0", "90.0", "not yet", "30.0", "50.0", "20.0", "160"]
-    assert set(found) == {"personalised, within the reference's", "Reference", "Ours"}
+    personal, shared_model = choices(grid)
+    assert list(personal) == ["Reference", "Ours"]
+    assert personal["Reference"] == [
+        *["here", "20.0", "40.0", "80.0", "**20.0**", "**40.0**", "**80.0**", "40.0", "80.0"]
+    ]
+    assert personal["Ours"] == ["", "**50.0**", "**90.0**", "**90.0**", "not yet", "30.0", "50.0", "20.0", "160"]
+    assert shared_model["Reference"][1:4] == ["0.0", "20.0", "60.0"]
+    assert shared_model["Ours"][1:4] == ["**30.0**", "**70.0**", "**70.0**"]
     assert grid.report is not None
     write_page(grid, grid.report)
-    assert "personalised, within the reference's" in grid.report.page.read_text(encoding="utf8")
+    assert "| personalised, within the reference's |" in grid.report.page.read_text(encoding="utf8")
+
+
+@pytest.mark.parametrize(("behind", "level"), [(0.009, True), (0.011, False)])
+def test_what_is_less_than_a_point_below_the_best_is_level_with_it(tmp_path: Path, behind: float, level: bool) -> None:
+    grid = make(tmp_path, [0], report=CHOICE)
+    fill_seed(grid, 0)
+    fill(grid.cell("ours", "t", 0.3, 0), [point(8, 0.8 - behind, 40 * MB, seconds=80.0)])
+    personal, _ = choices(grid)
+    assert personal["Reference"][3] == "**80.0**"
+    assert personal["Ours"][3].startswith("**") is level
+
+
+def test_a_method_with_fewer_seeds_than_the_reference_is_not_held_against_it(tmp_path: Path) -> None:
+    grid = make(tmp_path, [0, 1], report=CHOICE)
+    for seed in (0, 1):
+        fill_seed(grid, seed)
+    assert choices(grid)[0]["Ours"][3].startswith("**90.0")
+    grid.cell("ours", "t", 0.3, 1).path.unlink()
+    personal, _ = choices(grid)
+    assert personal["Ours (1 of 2 seeds)"][3] == "90.0"
+    assert personal["Reference"][3] == "**80.0 ± 0.0**"
+
+
+def test_places_where_no_two_have_met_are_left_out_of_the_choice(tmp_path: Path) -> None:
+    grid = make(tmp_path, [0], report=CHOICE)
+    fill(grid.cell("reference", "t", 0.3, 0), [point(8, 0.8, 40 * MB)])
+    (there,) = load_places(grid)
+    assert grid.report is not None
+    assert choice({"here": there}, grid.report) == ""
+    fill_seed(grid, 0)
+    (met,) = load_places(grid)
+    for table in choice({"there": there, "here": met}, grid.report).split("\n\n"):
+        assert [head for head, *_ in rows_of(table)] == ["here", ""]
 
 
 def test_seconds_that_nobody_measured_give_no_choice_by_them(tmp_path: Path) -> None:
-    named = {"page": "page.md", "reference": "reference", "target": 0.5, "choice": ["reference", "ours"]}
-    grid = make(tmp_path, [0], report=named)
+    grid = make(tmp_path, [0], report=CHOICE)
     fill_seed(grid, 0)
     fill(grid.cell("ours", "t", 0.3, 0), [point(8, 0.9, 20 * MB)])
-    assert rows(choice, grid)["Ours"][3:] == ["not yet", "not yet", "not yet", "20.0", "-"]
+    assert choices(grid)[0]["Ours"][4:] == ["not yet", "not yet", "not yet", "20.0", "-"]
     fill(grid.cell("reference", "t", 0.3, 0), [point(8, 0.8, 40 * MB)])
-    assert rows(choice, grid)["Ours"][3:6] == ["missing"] * 3
+    assert choices(grid)[0]["Ours"][4:7] == ["missing"] * 3
 
 
 def test_an_evaluation_that_is_too_late_for_the_bytes_is_not_there_yet(tmp_path: Path) -> None:
