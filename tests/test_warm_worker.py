@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,7 +20,7 @@ from federation.logs import LOG
 from federation.messages import TRAIN
 from federation.settings import parse
 from server_app.run import run
-from tests.client_app.warm.stand_in import python_path, until, workers
+from tests.client_app.warm.stand_in import python_path, workers
 from tests.small_runs import Flat, Ran, go
 
 pytestmark = [
@@ -72,13 +72,14 @@ def test_killed_while_a_client_trains_the_round_is_asked_again_and_no_bit_is_los
     make_flat: MakeFlat, states: Path
 ) -> None:
     every = {"clients_per_round": 5, "quorum": 5, "quorum_wait_s": 120.0}  # so that the same clients are asked again
-    told = make_flat(drift_correction="device", local_epochs=3, run_name="killed", **every)
+    told = make_flat(drift_correction="device", local_epochs=10, run_name="killed", **every)
     faults: list[str] = []
 
     def killing(message: Message, context: Context) -> Message:
-        if message.metadata.message_type == TRAIN and message.metadata.group_id == "2" and not faults:
-            threading.Thread(target=_kill_in_work, args=(states, states / "killed" / LOG)).start()
         try:
+            if message.metadata.message_type == TRAIN and message.metadata.group_id == "2" and not faults:
+                with _killed_in_work(states, states / "killed" / LOG):
+                    return app(message, context)
             return app(message, context)
         except WorkerError as error:
             faults.append(str(error))
@@ -93,12 +94,31 @@ def test_killed_while_a_client_trains_the_round_is_asked_again_and_no_bit_is_los
     assert lines(killed)[-1]["all_personalised_accuracy"] == lines(here)[-1]["all_personalised_accuracy"]
 
 
-def _kill_in_work(states: Path, log: Path) -> None:
-    def in_work() -> bool:
-        said = log.read_text(encoding="utf8").splitlines() if log.exists() else []
-        return any('"training begins"' in line and '"round": 2' in line for line in said)
+@contextmanager
+def _killed_in_work(states: Path, log: Path) -> Iterator[None]:
+    """The worker is killed between the lines with which it begins and ends the training asked for in this block.
 
-    until(in_work, "round 2")
-    time.sleep(0.02)
-    for worker in workers(states):
-        worker.kill()
+    It is stopped before the log is read, so that it cannot end meanwhile; where no look falls between the lines, it lives on.
+    """
+    (worker,) = workers(states)
+    before, over = _count(log, "training ends"), threading.Event()
+
+    def kill() -> None:
+        while not over.wait(0.002) and _count(log, "training ends") == before:
+            worker.suspend()
+            if _count(log, "training begins") > before == _count(log, "training ends"):
+                worker.kill()
+                return
+            worker.resume()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        yield
+    finally:
+        over.set()
+        killer.join()
+
+
+def _count(log: Path, event: str) -> int:
+    return log.read_text(encoding="utf8").count(f'"event": "{event}"')
