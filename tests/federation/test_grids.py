@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import numpy as np
 import pytest
@@ -181,57 +180,6 @@ def test_both_ways_are_counted_apart_and_errors_weigh_nothing() -> None:
 # -- a deadline --------------------------------------------------------------------------------------------
 
 
-class Slow(InProcessGrid):
-    """Answers each pull with what is due by then: node -> seconds after the push; some never."""
-
-    def __init__(self, due_s: dict[int, float], clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        super().__init__(lambda message, context: Message(content(), reply_to=message), {}, len(due_s))
-        self._due, self._start, self._for = due_s, 0.0, {}  # type: ignore[var-annotated]
-
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        messages = list(messages)
-        ids = list(super().push_messages(messages))
-        self._start = self._clock()
-        self._for = {i: m.metadata.dst_node_id for i, m in zip(ids, messages, strict=True)}
-        return ids
-
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        passed = self._clock() - self._start
-        return super().pull_messages([i for i in message_ids if self._due[self._for[i]] <= passed])
-
-
-def test_replies_are_yielded_as_they_arrive_until_the_deadline() -> None:
-    grid = Slow({1000: 0.2, 1001: 0.0, 1002: 3600.0})
-    start = time.monotonic()
-    found = [
-        (e.node, time.monotonic() - start)
-        for e in exchanges(grid, [Message(content(), node, "train") for node in (1000, 1001, 1002)], 0.5)
-    ]
-    took = time.monotonic() - start
-    assert [node for node, _ in found] == [1001, 1000]
-    assert found[0][1] < 0.2 <= found[1][1]
-    assert 0.5 <= took < 3
-
-
-def test_without_a_deadline_it_ends_with_the_last_reply() -> None:
-    grid = Slow({1000: 0.05, 1001: 0.0})
-    found = list(exchanges(grid, [Message(content(), node, "train") for node in (1000, 1001)], None))
-    assert [e.node for e in found] == [1001, 1000]
-    assert list(exchanges(grid, [], None)) == []
-
-
-def test_the_longer_nobody_replies_the_longer_it_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = Clock()
-    monkeypatch.setattr("federation.grids.time", clock)
-    grid = Slow({1000: 20.0, 1001: 20.2, 1002: 3600.0}, clock.monotonic)
-    found = list(exchanges(grid, [Message(content(), node, "train") for node in (1000, 1001, 1002)], 100.0))
-    assert [e.node for e in found] == [1000, 1001]
-    assert [clock.after(at) for at in (0.0, 4.9, 10.0, 19.0)] == pytest.approx([0.05, 0.05, 0.1, 0.19], abs=0.002)
-    assert clock.after(20.25) == 0.05, "a reply came"
-    assert clock.after(90.0) == 0.5
-
-
 class Clock:
     """Time passes while somebody sleeps."""
 
@@ -250,17 +198,68 @@ class Clock:
         return next(seconds for now, seconds in self.slept if now >= at - 1e-9)
 
 
-def test_a_message_that_flower_does_not_take_is_not_waited_for() -> None:
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """That of the module under test."""
+    clock = Clock()
+    monkeypatch.setattr("federation.grids.time", clock)
+    return clock
+
+
+class Slow(InProcessGrid):
+    """Answers each pull with what is due by then: node -> seconds after the push; some never."""
+
+    def __init__(self, due_s: dict[int, float], clock: Clock) -> None:
+        self._clock = clock
+        super().__init__(lambda message, context: Message(content(), reply_to=message), {}, len(due_s))
+        self._due, self._start, self._for = due_s, 0.0, {}  # type: ignore[var-annotated]
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        messages = list(messages)
+        ids = list(super().push_messages(messages))
+        self._start = self._clock.monotonic()
+        self._for = {i: m.metadata.dst_node_id for i, m in zip(ids, messages, strict=True)}
+        return ids
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        passed = self._clock.monotonic() - self._start
+        return super().pull_messages([i for i in message_ids if self._due[self._for[i]] <= passed])
+
+
+def test_replies_are_yielded_as_they_arrive_until_the_deadline(clock: Clock) -> None:
+    grid = Slow({1000: 0.2, 1001: 0.0, 1002: 3600.0}, clock)
+    messages = [Message(content(), node, "train") for node in (1000, 1001, 1002)]
+    found = [(e.node, clock.now) for e in exchanges(grid, messages, 0.5)]
+    assert found == [(1001, 0.0), (1000, pytest.approx(0.2))]
+    assert clock.now == pytest.approx(0.5, abs=0.06)
+
+
+def test_without_a_deadline_it_ends_with_the_last_reply(clock: Clock) -> None:
+    grid = Slow({1000: 0.05, 1001: 0.0}, clock)
+    found = list(exchanges(grid, [Message(content(), node, "train") for node in (1000, 1001)], None))
+    assert [e.node for e in found] == [1001, 1000]
+    assert list(exchanges(grid, [], None)) == []
+
+
+def test_the_longer_nobody_replies_the_longer_it_pauses(clock: Clock) -> None:
+    grid = Slow({1000: 20.0, 1001: 20.2, 1002: 3600.0}, clock)
+    found = list(exchanges(grid, [Message(content(), node, "train") for node in (1000, 1001, 1002)], 100.0))
+    assert [e.node for e in found] == [1000, 1001]
+    assert [clock.after(at) for at in (0.0, 4.9, 10.0, 19.0)] == pytest.approx([0.05, 0.05, 0.1, 0.19], abs=0.002)
+    assert clock.after(20.25) == 0.05, "a reply came"
+    assert clock.after(90.0) == 0.5
+
+
+def test_a_message_that_flower_does_not_take_is_not_waited_for(clock: Clock) -> None:
     class Refusing(Slow):
         def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
             _, *rest = super().push_messages(messages)
             return ["", *rest]
 
-    start = time.monotonic()
-    grid = Refusing({1000: 0.0, 1001: 0.0})
+    grid = Refusing({1000: 0.0, 1001: 0.0}, clock)
     found = list(exchanges(grid, [Message(content(), node, "train") for node in (1000, 1001)], 30))
     assert [e.node for e in found] == [1001]
-    assert time.monotonic() - start < 10
+    assert clock.now == 0.0
 
 
 def test_an_error_reply_is_matched_by_its_question() -> None:
