@@ -10,7 +10,7 @@ ARGS ?=
 GRIDS ?= tuning main rivals ablation parts momentum averaging fibecfed fibecfed-parts
 ALGORITHM ?= fedpeptao
 # A round of FibecFed's does more: so many take as long as FedPepTAO's twenty.
-DEMO_fibecfed = --run-config rounds=14
+DEMO_fibecfed = --run-config rounds=13
 BIN = $(VENV)/bin
 
 .PHONY: help demo docker-demo ceiling compare test test-deployment test-fast check format clean python venv-demo venv-dev
