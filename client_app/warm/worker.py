@@ -66,7 +66,7 @@ class Worker:
                 try:
                     self._serve(connection)
                 except Exception as error:  # whatever it was, others may ask
-                    logger.warning("worker: a request came to nothing: %s", error)
+                    logger.warning("worker: a request came to nothing: %s: %s", type(error).__name__, error)
         self._path.unlink(missing_ok=True)
         self._listener.close()
 
